@@ -35,7 +35,7 @@ def database_of(config: Config) -> Database:
     identity = node_identity.read(config.data_dir)
     if identity is None:
         return PostgresDatabase(_settings(config.store))
-    return PostgresDatabase(_settings(config.store), identity.node_id)
+    return PostgresDatabase(_settings(config.store), identity.node_id, identity.hsm)
 
 
 def first_node(config: Config) -> Node:
@@ -46,7 +46,7 @@ def first_node(config: Config) -> Node:
     identity = node_identity.read(config.data_dir) or NodeIdentity.new(socket.gethostname().lower())
     node_identity.write(config.data_dir, identity)
     now = datetime.now(UTC)
-    return Node(identity.node_id, identity.name, now, now, __version__)
+    return Node(identity.node_id, identity.name, now, now, __version__, identity.hsm)
 
 
 @asynccontextmanager

@@ -300,6 +300,7 @@ _shtab_kmsd_custody_defaults_added=0
 _shtab_kmsd_custody_move_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--all[all keys of all accounts]"
+  "--service-keys[the daemon\'s own sealing keys, so that other HSMs can have them, too]"
   "(*)::key id, ARN or alias:"
 )
 
@@ -431,6 +432,8 @@ _shtab_kmsd_jobs_run_defaults_added=0
 _shtab_kmsd_join_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--name[the node\'s name\; default\: that of the host]:name:"
+  "--hsm[the node has another HSM than the first one\; name it, as all nodes that use it]:NAME:"
+  "--accept-objects[with --hsm\: although some keys are objects in another HSM, which this node cannot use]"
 )
 
 # guard to ensure default positional specs are added only once per session

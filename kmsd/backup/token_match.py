@@ -151,7 +151,7 @@ async def mark_missing(store: Store, compared: Iterable[TokenComparison]) -> Non
         for one in compared:
             for domain_key, _ in one.domain_keys:
                 if not domain_key.is_missing:
-                    await transaction.set_domain_key_missing(domain_key.domain_key_id, is_missing=True)
+                    await transaction.set_domain_key_held(domain_key.domain_key_id, is_held=False)
             for row in one.missing:
                 if row.status is MaterialStatus.READY:
                     await transaction.set_object_status(row.object_id, MaterialStatus.READY, MaterialStatus.MISSING)

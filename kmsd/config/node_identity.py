@@ -24,6 +24,8 @@ class NodeIdentity(msgspec.Struct, frozen=True):
     name: str
     streams: str = ""
     """Value of `log_streams`, if the host was another node before."""
+    hsm: str = ""
+    """Name of the HSM that it uses. Empty: that of the first node."""
 
     @property
     def log_streams(self) -> str:
@@ -31,14 +33,14 @@ class NodeIdentity(msgspec.Struct, frozen=True):
         return self.streams or f"{self.name}.{self.node_id[:8]}/"
 
     @classmethod
-    def new(cls, name: str, before: NodeIdentity | None = None) -> NodeIdentity:
+    def new(cls, name: str, before: NodeIdentity | None = None, hsm: str = "") -> NodeIdentity:
         """Return an identity with a new id. `before` is that of the same data folder, which has been removed.
 
         Raises `ConfigError` if the name cannot be used.
         """
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{name!r} cannot be a node's name: 1 to 63 lower-case letters, digits, dots and hyphens")
-        return cls(secrets.token_hex(16), name, "" if before is None else before.log_streams)
+        return cls(secrets.token_hex(16), name, "" if before is None else before.log_streams, hsm)
 
 
 def read(data_dir: Path) -> NodeIdentity | None:

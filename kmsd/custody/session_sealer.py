@@ -18,10 +18,10 @@ from datetime import datetime
 
 import msgspec
 
-from kmsd.custody.service_sealer import ServiceSealer
+from kmsd.custody.service_sealer import ServiceSealer, is_of_wrapped
 from kmsd.domain import canonical_base64
 from kmsd.errors import UnrecognizedClientException
-from kmsd.ports import NotAuthentic, Reader, SessionMac, Store, StoreConflict, Token
+from kmsd.ports import NotAuthentic, Reader, SessionMac, Store, StoreConflict, Token, Transaction
 
 INVALID = "The security token included in the request is invalid."
 PURPOSE = "session-token"
@@ -82,6 +82,16 @@ class SessionSealer(msgspec.Struct, frozen=True):
     def _mac(self, access_key_id: str, sealed: bytes) -> bytes:
         name = access_key_id.encode()
         return hmac.digest(self.mac_key, len(name).to_bytes(2, "big") + name + sealed, "sha256")
+
+
+async def reseal(transaction: Transaction, sealer: ServiceSealer) -> int:
+    """Seal the MAC key again, if an earlier service key has sealed it. Return 1 if so, else 0."""
+    stored = (await transaction.session_mac()).sealed
+    if stored is None or is_of_wrapped(stored):
+        return 0
+    mac_key = await sealer.decrypt(_KEY_PURPOSE, "", stored)
+    await transaction.set_session_mac(await sealer.encrypt(_KEY_PURPOSE, "", mac_key), stored)
+    return 1
 
 
 class SessionOpener:

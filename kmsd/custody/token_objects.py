@@ -88,9 +88,12 @@ async def roll_back_new(store: Store, tokens: Tokens, created: list[bytes]) -> N
 async def destroy(store: Store, token: Token, object_id: bytes) -> None:
     """Destroy an object whose row is `destroying` or that has no row, then delete the row. Idempotent.
 
-    The token looks the object up again before it returns (SoftHSM drops the handle before the file).
+    The token looks the object up again before it returns (SoftHSM drops the handle before the file). An object in
+    another HSM is left: reconcile destroys it on a node of that HSM.
     """
     known = await (await store.read()).token_object(object_id)
+    if known is not None and known.token.is_elsewhere:
+        return
     if known is None or known.owner.startswith(IMPORTED):
         await _destroy_alone(store, token, object_id)
     elif known.status is MaterialStatus.DESTROYING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kmsd.domain.domain_key import DomainKeyState
 from kmsd.errors import UnsupportedOperationException
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ async def domain_key_for(
 ) -> DomainKey | None:
     """Return the domain key that wraps new material of a kind in a token; None if it becomes an object.
 
-    Raises UnsupportedOperationException if the token is to wrap and has no current domain key, and the token's errors.
+    Raises UnsupportedOperationException if the token is to wrap and has no current domain key, or if the material would
+    be an object, which other HSMs of the database would not have; and the token's errors.
     """
     if name not in tokens.wraps:
+        await _require_one_hsm(reader, spec, f'the configuration does not say custody = "wrapped" for the token {name}')
         return None
     domain_key = await reader.current_domain_key(name)
     if domain_key is None:
@@ -32,9 +35,41 @@ async def domain_key_for(
             f"No key material can be made: the token {name} has no current domain key. "
             "An administrator of kmsd makes one with `kmsd domain-key create`."
         )
-    if (spec, usage) in await tokens[name].custody.unwrappable(domain_key):
+    reasons = await tokens[name].custody.unwrappable(domain_key)
+    if (spec, usage) in reasons:
+        await _require_one_hsm(reader, spec, f"the token cannot wrap it ({reasons[spec, usage]})")
         return None
     return domain_key
+
+
+async def has_several_hsms(reader: Reader) -> bool:
+    """True if nodes of the database have HSMs of their own."""
+    return len({node.hsm for node in await reader.nodes()}) > 1
+
+
+async def lacking_domain_keys(reader: Reader) -> list[DomainKey]:
+    """Return the domain keys that key material needs, and that this node's HSM lacks while others may hold them.
+
+    What an HSM holds is recorded by key ceremonies and by reconcile. With one HSM the domain key itself is missing.
+    """
+    if not await has_several_hsms(reader):
+        return []
+    counts, holders = await reader.wrapped_counts(), await reader.domain_key_holders()
+    return [
+        one
+        for one in await reader.domain_keys()
+        if one.state is not DomainKeyState.DESTROYED
+        and one.is_needed(counts.get(one.domain_key_id, 0))
+        and reader.hsm not in holders.get(one.domain_key_id, ())
+    ]
+
+
+async def _require_one_hsm(reader: Reader, spec: KeySpec, reason: str) -> None:
+    """Raise UnsupportedOperationException if an object would be in one HSM of several."""
+    if await has_several_hsms(reader):
+        raise UnsupportedOperationException(
+            f"No key material of KeySpec {spec} can be made: each HSM of this service must have it, and {reason}."
+        )
 
 
 async def public_key(tokens: Tokens, material: Material) -> bytes:

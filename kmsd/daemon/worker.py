@@ -25,7 +25,7 @@ from kmsd.config import settings as configuration
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.config.snapshot import memory_path
-from kmsd.custody import key_usage
+from kmsd.custody import key_usage, wrapped_material
 from kmsd.custody.credentials import CredentialStore
 from kmsd.daemon import stand_in
 from kmsd.daemon.fork_server import SpawnRequest
@@ -44,6 +44,7 @@ from kmsd.ports import (
     StoreError,
     TokenError,
     Tokens,
+    TokenUnavailable,
 )
 from kmsd.wire.endpoint import Endpoint
 from kmsd.wire.http.server import serve
@@ -132,7 +133,7 @@ def _defer_termination() -> None:
 def readiness_of(components: Components) -> Readiness:
     """Return the probes of `/readyz`."""
     probes: dict[str, Probe] = {
-        "token": components.token.check,
+        "token": partial(_check_main_token, components),
         "store": components.store.check,
         "audit": components.sink.check,
         "logs": components.segments.check,
@@ -141,6 +142,18 @@ def readiness_of(components: Components) -> Readiness:
         f"token:{one.name}": partial(_check_token, components, TokenName(one.name)) for one in components.config.tokens
     }
     return Readiness(probes, optional=further)
+
+
+async def _check_main_token(components: Components) -> None:
+    """Check that the main token can be used, for all keys. Raises `TokenUnavailable`."""
+    await components.token.check()
+    try:
+        lacking = await wrapped_material.lacking_domain_keys(await components.store.read())
+    except StoreError:
+        return  # which the probe of the store reports
+    if lacking:
+        names = ", ".join(one.domain_key_id.hex() for one in lacking)
+        raise TokenUnavailable(f"this node's HSM lacks domain keys that key material needs: {names}")
 
 
 async def _check_token(components: Components, name: TokenName) -> None:

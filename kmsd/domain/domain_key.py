@@ -39,7 +39,7 @@ class DomainKey(msgspec.Struct, frozen=True):
     changed_at: datetime
     """Last change of the state; of a retiring key, the time at which its last material was rewrapped or deleted."""
     is_missing: bool = False
-    """True if reconcile did not find it in a healthy token: its keys are unavailable."""
+    """True if reconcile did not find it in the healthy token of any node: its keys are unavailable."""
 
     def is_needed(self, materials: int) -> bool:
         """True if, with so much material under it, some cannot be opened or made without it."""

@@ -6,14 +6,14 @@ from enum import IntEnum, StrEnum
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import msgspec
 
+from kmsd.domain.key_spec import KeySpec, KeyUsage
+
 if TYPE_CHECKING:
     from datetime import datetime
-
-    from kmsd.domain.key_spec import KeySpec, KeyUsage
 
 
 class Algorithm(IntEnum):
@@ -57,7 +57,11 @@ class RotationType(StrEnum):
 
 
 class TokenName(str):
-    """Name of one of the daemon's tokens, as the store has it."""
+    """Name of one of the daemon's tokens.
+
+    The store's adapter names the tokens of this node's HSM as the configuration does, and those of another HSM
+    `name@hsm`: no process of this node has such a token.
+    """
 
     MAIN: ClassVar[TokenName]
     """`[token]`: holds the daemon's own keys, and every key that no further token serves."""
@@ -66,7 +70,14 @@ class TokenName(str):
 
     __slots__ = ()
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """True for a token of another node's HSM."""
+        return AT in self
 
+
+AT = "@"
+"""Separates the name of a token, or the purpose of a service key, from that of its HSM."""
 TokenName.MAIN = TokenName("main")
 TokenName.IMPORT = TokenName("import")
 
@@ -125,6 +136,16 @@ class WrappedMaterial(msgspec.Struct, frozen=True):
 
 
 _BOUND = b"kmsd wrapped material 1"
+_SERVICE_KEYS = UUID("6b6d7364-0000-5000-8000-7365727669e6")
+"""Namespace of the ids to which the daemon's own wrapped keys are bound. Never change it."""
+
+
+def service_identity(purpose: str, material_id: bytes, algorithm: Algorithm) -> MaterialIdentity:
+    """Return what wrapped material of the daemon itself is bound to: an id that no key of a client has."""
+    key_id = str(uuid5(_SERVICE_KEYS, purpose))
+    kind = KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT
+    return MaterialIdentity(key_id, material_id, *kind, algorithm, is_imported=False)
+
 
 KeyReference = bytes | WrappedMaterial
 """Key as a token finds it: the CKA_ID of an object, or wrapped material."""

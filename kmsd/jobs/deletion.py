@@ -36,12 +36,17 @@ async def _delete(store: Store, tokens: Tokens, key_id: str, now: datetime, reco
     """Delete one key; return its ARN, or "" if it is no longer due."""
     found = await (await store.read()).key(key_id)
     for name in {TokenName.MAIN} if found is None else {material.token for material in found.materials.values()}:
-        await tokens[name].check()
+        if not name.is_elsewhere:
+            await tokens[name].check()
     async with store.write() as transaction:
         key = await transaction.key(key_id)
         if key is None or key.exists_at(now):
             return ""
-        destroying = [material for material in key.materials.values() if material.wrapped is None]
+        destroying = [
+            material
+            for material in key.materials.values()
+            if material.wrapped is None and not material.token.is_elsewhere
+        ]
         for material in key.materials.values():
             await token_objects.mark_destroying(transaction, material)
         await transaction.delete_key(key_id)

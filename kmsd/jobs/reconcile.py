@@ -56,7 +56,8 @@ class ReconcileReport(JobReport):
     malformed: list[ObjectReport] = []
     """Objects without an attribute that their role requires."""
     domain_keys_missing: list[bytes] = []
-    """Domain keys that the token does not hold: all keys under them are Unavailable. Raises one alarm."""
+    """Domain keys that the token does not hold. If no other HSM does, all keys under them are Unavailable. Raises one
+    alarm."""
     tampered: list[bytes] = []
     """Wrapped materials whose row was changed by something else than the daemon. Raises an alarm."""
 
@@ -136,6 +137,8 @@ async def _resolve_domain_keys(
     store: Store, token: Token, domain_keys: Iterable[DomainKey], present: Collection[bytes], report: ReconcileReport
 ) -> None:
     """Record which domain keys are missing, complete a destruction, and verify a sample of what the others wrap."""
+    reader = await store.read()
+    holders, counts = await reader.domain_key_holders(), await reader.wrapped_counts()
     for domain_key in domain_keys:
         name, is_present = domain_key.domain_key_id, domain_key.domain_key_id in present
         try:
@@ -144,10 +147,12 @@ async def _resolve_domain_keys(
                     await token.destroy(name)
                     report.destroyed.append(name)
                 continue
-            if not await _set_presence(store, domain_key, is_present=is_present):
+            if not await _set_presence(store, domain_key, holders.get(name, frozenset()), is_present=is_present):
                 continue
             if not is_present:
-                report.domain_keys_missing.append(name)
+                # Another HSM may have domain keys of earlier, or later, ceremonies for itself.
+                if domain_key.is_needed(counts.get(name, 0)) or holders.get(name, frozenset()) <= {reader.hsm}:
+                    report.domain_keys_missing.append(name)
                 continue
             if domain_key.is_missing:
                 report.returned.append(name)
@@ -156,15 +161,20 @@ async def _resolve_domain_keys(
             report.failed.append(f"domain key {name.hex()}: {exc}")
 
 
-async def _set_presence(store: Store, domain_key: DomainKey, *, is_present: bool) -> bool:
-    """Record if a domain key is missing. False if `kmsd domain-key destroy` has destroyed it in the meantime."""
-    if domain_key.is_missing is not is_present:
+async def _set_presence(store: Store, domain_key: DomainKey, holders: Collection[str], *, is_present: bool) -> bool:
+    """Record if this HSM holds a domain key. False if `kmsd domain-key destroy` has destroyed it in the meantime.
+
+    `holders` are the HSMs that hold it, as it is recorded.
+    """
+    own = (await store.read()).hsm
+    is_alone = not (set(holders) - {own})
+    if (own in holders) is is_present and domain_key.is_missing is (is_alone and not is_present):
         return True
     async with store.write() as transaction:
         rows = {one.domain_key_id: one.state for one in await transaction.domain_keys()}
         if rows[domain_key.domain_key_id] is DomainKeyState.DESTROYED:
             return False
-        await transaction.set_domain_key_missing(domain_key.domain_key_id, is_missing=not is_present)
+        await transaction.set_domain_key_held(domain_key.domain_key_id, is_held=is_present)
     return True
 
 

@@ -11,18 +11,31 @@ from enum import StrEnum
 import msgspec
 import structlog
 
+from kmsd.custody import wrapped_material
 from kmsd.custody.message_counts import ROTATE_AT_MESSAGES
-from kmsd.domain.material import TokenName
+from kmsd.domain.material import AT, TokenName
 from kmsd.jobs import deletion, expiry, reconcile, rewrap, rotation, wrapping_keys
 from kmsd.jobs.leased_store import LeasedStore
-from kmsd.ports import Clock, DueKind, Store, StoreError, Token, TokenError, Tokens, TrustedClock
+from kmsd.ports import (
+    Clock,
+    DueKind,
+    Reader,
+    Store,
+    StoreError,
+    Token,
+    TokenError,
+    Tokens,
+    Transaction,
+    TrustedClock,
+)
 from kmsd.ports.jobs import JobFailed, JobRecorder, JobReport, RetentionJob
 
 LEASE = "jobs"
+"""Lease of the jobs of the database. That of the jobs of an HSM ends in `@` and the HSM's name."""
 LEASE_TIME = timedelta(seconds=90)
 """Time after which a hung process loses its lease; a process that ended normally releases it at once."""
 RUNNING = "jobs-running"
-"""Lease held while jobs run, by the scheduler that holds `LEASE` or by the operator's command."""
+"""Lease held while jobs run, by the scheduler that holds `LEASE` or by the operator's command; likewise of an HSM."""
 PATIENCE_SECONDS = 60.0
 """Seconds that the operator's command waits for jobs running in another process."""
 TICK = 15.0
@@ -51,12 +64,24 @@ DESTRUCTIVE = frozenset({Job.EXPIRY, Job.DELETION, Job.RETENTION})
 _OF_KEYS = {Job.EXPIRY: expiry.run_once, Job.DELETION: deletion.run_once, Job.ROTATION: rotation.run_once}
 
 
+class Duties(msgspec.Struct, frozen=True):
+    """The leases that a process holds, with what it may do now."""
+
+    of_database: bool
+    of_hsm: bool
+
+
 class JobRefused(Exception):
     """The job was not run; the text says why, and what to do."""
 
 
+def _of_hsm(lease: str, reader: Reader) -> str:
+    """Return the lease of this name for the jobs of this node's HSM: each HSM has its own objects."""
+    return f"{lease}{AT}{reader.hsm}"
+
+
 class Scheduler(msgspec.Struct):
-    """Scheduler of one process. It runs jobs only while it holds the lease."""
+    """Scheduler of one process. It runs jobs only while it holds their leases."""
 
     store: Store
     tokens: Tokens
@@ -92,6 +117,7 @@ class Scheduler(msgspec.Struct):
             async with self.store.write() as transaction:
                 for name in names:
                     await transaction.release_lease(name, self.holder)
+                    await transaction.release_lease(_of_hsm(name, transaction), self.holder)
         except StoreError as exc:
             log.warning("jobs_lease_not_released", lasts=LEASE_TIME.total_seconds(), detail=str(exc))
 
@@ -101,23 +127,37 @@ class Scheduler(msgspec.Struct):
             if self.retention is not None:
                 # Each process finishes its own files, even without the lease.
                 await self.retention.maintain(self.clock.now())
-            if await self._acquire():
+            duties = await self._acquire()
+            if duties.of_database or duties.of_hsm:
                 try:
-                    await self._run_due()
+                    await self._run_due(duties)
                 finally:
                     await self._release(RUNNING)
         except (StoreError, TokenError, JobFailed) as exc:
             log.warning("jobs_postponed", detail=str(exc))
 
-    async def _acquire(self) -> bool:
+    async def _acquire(self) -> Duties:
         async with self.store.write() as transaction:
-            now = self.clock.now()
-            held = await transaction.acquire_lease(LEASE, self.holder, now, now + LEASE_TIME)
+            if await wrapped_material.lacking_domain_keys(transaction):
+                # A job could not use the keys of the database. A node of an HSM that can is to have the lease.
+                await transaction.release_lease(LEASE, self.holder)
+                held = False
+            else:
+                held = await self._has(transaction, LEASE)
             if self.watch is not None:
                 # The holder of the lease stores the trusted time for all processes of its node. On the other nodes one
                 # of them does.
                 await (self.watch.persist(transaction) if held else self.watch.keep(transaction))
-            return held and await transaction.acquire_lease(RUNNING, self.holder, now, now + LEASE_TIME)
+            of_hsm = [_of_hsm(name, transaction) for name in (LEASE, RUNNING)]
+            return Duties(
+                held and await self._has(transaction, RUNNING),
+                await self._has(transaction, of_hsm[0]) and await self._has(transaction, of_hsm[1]),
+            )
+
+    async def _has(self, transaction: Transaction, lease: str) -> bool:
+        """Acquire or renew a lease. False if another process has it."""
+        now = self.clock.now()
+        return await transaction.acquire_lease(lease, self.holder, now, now + LEASE_TIME)
 
     async def run_now(self, job: Job, advance: Callable[[int], object] = lambda _: None) -> JobReport:
         """Run everything that is due of one job, and return its report. A running daemon's scheduler waits meanwhile.
@@ -127,7 +167,7 @@ class Scheduler(msgspec.Struct):
         """
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not await self._run_turn():  # noqa: ASYNC110 (the lease is held by another process)
+                while not await self._run_turn(job):  # noqa: ASYNC110 (the lease is held by another process)
                     await asyncio.sleep(0.1)
         except TimeoutError as exc:
             raise JobRefused("another process is running jobs: try again later") from exc
@@ -141,19 +181,18 @@ class Scheduler(msgspec.Struct):
         finally:
             await self._release(RUNNING)
 
-    async def _run_turn(self) -> bool:
+    async def _run_turn(self, job: Job) -> bool:
         async with self.store.write() as transaction:
             if self.watch is not None:
                 await self.watch.refresh(transaction)
-            now = self.clock.now()
-            return await transaction.acquire_lease(RUNNING, self.holder, now, now + LEASE_TIME)
+            return await self._has(transaction, _of_hsm(RUNNING, transaction) if job is Job.RECONCILE else RUNNING)
 
     async def _run_all(self, job: Job, advance: Callable[[int], object]) -> JobReport:
         now = await self._now()
         if job is Job.RECONCILE:
             settled = reconcile.ReconcileReport()
             for name, token in self.tokens.items():
-                settled.add(await reconcile.run_once(self._leased, token, now, name=name))
+                settled.add(await reconcile.run_once(await self._leased_of_hsm(), token, now, name=name))
             return settled
         if job is Job.RETENTION:
             if self.retention is None:
@@ -163,7 +202,7 @@ class Scheduler(msgspec.Struct):
         report = last = await self._run_once(job, now)
         while any(count for name, count in last.counts().items() if name not in ("failed", "tampered")):
             advance(sum(count for name, count in last.counts().items() if name not in ("failed", "tampered")))
-            await self._run_turn()
+            await self._run_turn(job)
             last = await self._run_once(job, now)
             report.failed.clear()
             report.add(last)
@@ -176,8 +215,13 @@ class Scheduler(msgspec.Struct):
 
     @property
     def _leased(self) -> LeasedStore:
-        """The store, for what runs under the lease."""
+        """The store, for jobs of the database."""
         return LeasedStore(self.store, self.clock, RUNNING, self.holder, LEASE_TIME)
+
+    async def _leased_of_hsm(self) -> LeasedStore:
+        """Return the store, for jobs of this node's HSM."""
+        lease = _of_hsm(RUNNING, await self.store.read())
+        return LeasedStore(self.store, self.clock, lease, self.holder, LEASE_TIME)
 
     async def _now(self) -> datetime:
         """Return the trusted time: the wall clock may change between the check and the destruction.
@@ -188,10 +232,17 @@ class Scheduler(msgspec.Struct):
         others = await (await self.store.read()).trusted_by_others()
         return own if others is None else min(own, others)
 
-    async def _run_due(self) -> None:
+    async def _run_due(self, duties: Duties) -> None:
         now = await self._now()
-        if self._reconciled_at is None or abs(now - self._reconciled_at) >= RECONCILE_EVERY:
-            await self._reconcile(now)
+        if duties.of_hsm:
+            if self._reconciled_at is None or abs(now - self._reconciled_at) >= RECONCILE_EVERY:
+                await self._reconcile(now)
+            if not self._is_suspended:
+                await self._keep_wrapping_keys(now)
+        if duties.of_database:
+            await self._run_due_of_database(now)
+
+    async def _run_due_of_database(self, now: datetime) -> None:
         reader = await self.store.read()
         for job, run_once in _OF_KEYS.items():
             if self._is_suspended and job in DESTRUCTIVE:
@@ -204,7 +255,6 @@ class Scheduler(msgspec.Struct):
         await self._rewrap()
         if self._is_suspended:
             return
-        await self._keep_wrapping_keys(now)
         if self.retention is not None and (self._swept_at is None or abs(now - self._swept_at) >= SWEEP_EVERY):
             self._swept_at = now
             report = await self.retention.sweep(now)
@@ -224,7 +274,7 @@ class Scheduler(msgspec.Struct):
             log.info("job", job="rewrap", rewrapped=report.rewrapped, failed=report.failed)
 
     async def _keep_wrapping_keys(self, now: datetime) -> None:
-        report = await wrapping_keys.run_once(self._leased, self.tokens, now, stock=self.stock)
+        report = await wrapping_keys.run_once(await self._leased_of_hsm(), self.tokens, now, stock=self.stock)
         if any(report.counts().values()):
             log.info("job", job="wrapping_keys", **report.counts())
 
@@ -238,7 +288,7 @@ class Scheduler(msgspec.Struct):
         self._reconciled_at = now
 
     async def _reconcile_with(self, token: Token, name: TokenName, now: datetime) -> None:
-        report = await reconcile.run_once(self._leased, token, now, name=name)
+        report = await reconcile.run_once(await self._leased_of_hsm(), token, now, name=name)
         for object_id in report.missing:
             log.error("key_material_missing", object_id=object_id.hex())
         for domain_key_id in report.domain_keys_missing:

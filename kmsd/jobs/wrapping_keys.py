@@ -31,7 +31,7 @@ class WrappingKeyReport(JobReport):
 async def run_once(store: Store, tokens: Tokens, now: datetime, *, stock: int) -> WrappingKeyReport:
     """Run one sweep. Idempotent; one bad key does not stop it."""
     report = WrappingKeyReport()
-    known = await (await store.read()).wrapping_keys()
+    known = [key for key in await (await store.read()).wrapping_keys() if not key.token.is_elsewhere]
     demanded = {_kind(key) for key in known if key.expires_at is not None and now < key.expires_at}
     ready: Counter[Kind] = Counter()
     for key in known:

@@ -23,6 +23,10 @@ class DomainKeyReader(Protocol):
         """Return the domain key that wraps new material of a token; None before one is current."""
         ...
 
+    async def domain_key_holders(self) -> Mapping[bytes, frozenset[str]]:
+        """Return the names of the HSMs that were last found to hold each domain key."""
+        ...
+
     async def wrapped_counts(self) -> Mapping[bytes, int]:
         """Return the number of wrapped materials of each domain key that has wrapped one."""
         ...
@@ -45,8 +49,8 @@ class DomainKeyWriter(DomainKeyReader, Protocol):
         """Change the state from `old` to `new` (compare-and-swap), at `now`."""
         ...
 
-    async def set_domain_key_missing(self, domain_key_id: bytes, *, is_missing: bool) -> None:
-        """Record whether the token lacks a domain key. Raises `StoreConflict` if that is recorded already."""
+    async def set_domain_key_held(self, domain_key_id: bytes, *, is_held: bool) -> None:
+        """Record whether this node's HSM holds a domain key. One that no HSM holds is missing."""
         ...
 
     async def replace_wrapped(self, old: WrappedMaterial, new: WrappedMaterial, now: datetime) -> None:

@@ -94,6 +94,10 @@ class IdentityWriter(IdentityReader, Protocol):
         """Activate or disable an access key. Raises `StoreConflict` if there is none."""
         ...
 
+    async def replace_sealed_secret(self, old: AccessKey, sealed: bytes) -> None:
+        """Replace the sealed secret of an access key (compare-and-swap)."""
+        ...
+
     async def delete_access_key(self, access_key_id: str) -> None:
         """Delete an access key. Raises `StoreConflict` if there is none."""
         ...

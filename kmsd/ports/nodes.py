@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 class NodeReader(Protocol):
     """Read access."""
 
+    @property
+    def hsm(self) -> str:
+        """Name of this node's HSM. Empty: that of the first node."""
+        ...
+
     async def nodes(self) -> Sequence[Node]:
         """Return all nodes, sorted by name. A database of one host has none."""
         ...

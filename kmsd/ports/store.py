@@ -191,8 +191,8 @@ class Transaction(Reader, IdentityWriter, DomainKeyWriter, NodeWriter, Protocol)
         """Insert a service key; its object must be known. Raises `StoreConflict` if the purpose is taken."""
         ...
 
-    async def set_session_mac(self, sealed: bytes) -> None:
-        """Store the sealed MAC key. Raises `StoreConflict` if there is one."""
+    async def set_session_mac(self, sealed: bytes, old: bytes | None = None) -> None:
+        """Store the sealed MAC key in place of `old` (compare-and-swap); None: there is none yet."""
         ...
 
     async def insert_key(self, key: Key) -> None:

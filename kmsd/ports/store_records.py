@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from kmsd.domain.key_spec import KeySpec, KeyUsage
-    from kmsd.domain.material import Algorithm, MaterialStatus
+    from kmsd.domain.material import Algorithm, KeyReference, MaterialStatus, WrappedMaterial
 
 
 class StoreError(Exception):
@@ -67,13 +67,20 @@ class TokenObject(msgspec.Struct, frozen=True):
 
 
 class ServiceKey(msgspec.Struct, frozen=True):
-    """A token object of the daemon itself."""
+    """A key of the daemon itself: a token object, or wrapped material."""
 
     purpose: str
-    """`sentinel`, `sealing`, `audit`; unique."""
+    """`sentinel`, `sealing`, `audit`; unique. That of an object in another node's HSM ends in `@` and its name."""
     object_id: bytes
     algorithm: Algorithm | None
     """None for the audit key, which signs."""
+    wrapped: WrappedMaterial | None = None
+    """None for a token object."""
+
+    @property
+    def reference(self) -> KeyReference:
+        """The key as its token finds it."""
+        return self.wrapped or self.object_id
 
 
 class SessionMac(msgspec.Struct, frozen=True):
@@ -96,6 +103,8 @@ class Node(msgspec.Struct, frozen=True):
     """Time at which one of its processes last said that it is alive."""
     version: str
     """Version of its kmsd, by the same process."""
+    hsm: str = ""
+    """The HSM that it uses. Empty: that of the first node."""
 
 
 class NodeCheckpoint(msgspec.Struct, frozen=True):

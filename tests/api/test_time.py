@@ -121,10 +121,10 @@ def test_one_process_holds_the_lease(harness: Harness) -> None:
     other = Scheduler(
         harness.components.store, harness.components.tokens, harness.clock, harness.components.record_job, "other"
     )
-    assert harness.run(other._acquire()) is False
+    assert harness.run(other._acquire()).of_database is False
     harness.clock.advance(seconds=91)
-    assert harness.run(other._acquire()) is True
-    assert harness.run(harness.scheduler._acquire()) is False
+    assert harness.run(other._acquire()).of_database is True
+    assert harness.run(harness.scheduler._acquire()).of_database is False
 
     async def begin_and_stop(scheduler: Scheduler) -> None:
         stopping = asyncio.Event()
@@ -132,7 +132,7 @@ def test_one_process_holds_the_lease(harness: Harness) -> None:
         await scheduler.run(stopping)
 
     harness.run(begin_and_stop(harness.scheduler))  # holds nothing, and so takes nothing away
-    assert harness.run(harness.scheduler._acquire()) is False
+    assert harness.run(harness.scheduler._acquire()).of_database is False
     harness.run(begin_and_stop(other))
-    assert harness.run(harness.scheduler._acquire()) is True
+    assert harness.run(harness.scheduler._acquire()).of_database is True
     harness.clock.advance(seconds=91)

@@ -90,7 +90,7 @@ async def test_a_newer_release_beside_this_one(database: PostgresSettings) -> No
     """Tables to which it has only added something serve on, also after a restart; nothing is migrated back."""
     opened = await PostgresStore.open(database)
     connection = await connect(database)
-    assert await connection.fetchval("SELECT compatible FROM schema_version") == schema.newest()
+    assert await connection.fetchval("SELECT compatible FROM schema_version") <= schema.newest()
     await connection.execute(
         "ALTER TABLE account ADD COLUMN later TEXT DEFAULT 'x'; UPDATE schema_version SET version = 99"
     )

@@ -83,7 +83,7 @@ async def fill(store: Store) -> list[str]:
     for key in expired_and_lost:
         await lose(store, key.current_material)
     async with store.write() as transaction:
-        await transaction.set_domain_key_missing(lost.domain_key_id, is_missing=True)
+        await transaction.set_domain_key_held(lost.domain_key_id, is_held=False)
     return [key.key_id for key in [*keys, *expired_and_lost]]
 
 

@@ -86,10 +86,10 @@ async def test_a_missing_domain_key_makes_its_keys_unavailable(stores: Pair) -> 
     await a_key(first, domain_key)
     assert (await found(second)).state_at(NOW) is KeyState.ENABLED
     async with first.write() as transaction:
-        await transaction.set_domain_key_missing(domain_key.domain_key_id, is_missing=True)
+        await transaction.set_domain_key_held(domain_key.domain_key_id, is_held=False)
     assert (await found(second)).state_at(NOW) is KeyState.UNAVAILABLE
     async with first.write() as transaction:
-        await transaction.set_domain_key_missing(domain_key.domain_key_id, is_missing=False)
+        await transaction.set_domain_key_held(domain_key.domain_key_id, is_held=True)
     assert (await found(second)).state_at(NOW) is KeyState.ENABLED
 
 

@@ -130,7 +130,7 @@ def test_a_lease_from_the_future_is_void(harness: Harness) -> None:
     other = Scheduler(
         components.store, components.tokens, components.watch, components.record_job, "other", watch=components.watch
     )
-    assert harness.run(other._acquire()) is True
+    assert harness.run(other._acquire()).of_database is True
 
 
 SHIM = """

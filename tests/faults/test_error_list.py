@@ -171,7 +171,7 @@ def without_material(scene: Scene) -> str:
 async def _set_missing(harness: Harness, domain_key_id: bytes, *, is_missing: bool) -> None:
     """What reconcile does when it does not find a domain key, or finds it again."""
     async with harness.components.store.write() as transaction:
-        await transaction.set_domain_key_missing(domain_key_id, is_missing=is_missing)
+        await transaction.set_domain_key_held(domain_key_id, is_held=not is_missing)
 
 
 def in_state(scene: Scene, state: str) -> str:

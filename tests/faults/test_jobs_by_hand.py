@@ -115,7 +115,7 @@ def test_scheduler_and_command_wait_for_each_other(harness: Harness) -> None:
     key_id, _ = doomed_key(harness)
     harness.clock.advance(days=8)
     first = by_hand(harness, "first")
-    assert harness.run(first._run_turn())
+    assert harness.run(first._run_turn(Job.DELETION))
     harness.tick()
     with patch.object(scheduler, "PATIENCE_SECONDS", 0.3), pytest.raises(JobRefused, match="another process"):
         run(harness, Job.DELETION)
@@ -152,10 +152,10 @@ def test_the_lease_of_a_process_that_ended_is_free(tmp_path: Path) -> None:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"held\n"
-            assert not found.run(found.scheduler._acquire())
+            assert not found.run(found.scheduler._acquire()).of_database
             process.kill()
             process.wait()
-        assert found.run(found.scheduler._acquire())
+        assert found.run(found.scheduler._acquire()).of_database
 
 
 def reconciles(daemon: Daemon) -> int:

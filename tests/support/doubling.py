@@ -36,7 +36,7 @@ from kmsd.domain.policy import PolicyKind
 from kmsd.errors import ServiceError
 from kmsd.operations.kms import tag_rules
 from kmsd.operations.kms.shapes import Tag
-from kmsd.ports import NotAuthentic, Token
+from kmsd.ports import NotAuthentic, ServiceKey, Token
 from kmsd.wire.protocols import json as shape
 from kmsd.wire.protocols import query
 from kmsd.wire.sigv4 import canonical
@@ -268,7 +268,7 @@ def other_cases() -> Iterator[Case]:
 
 def sealed_cases() -> Iterator[Case]:
     """Markers, and import tokens: what is not sealed here is refused before the token is asked."""
-    box = ServiceSealer(cast("Token", None), b"", Algorithm.AES_256_GCM)
+    box = ServiceSealer(cast("Token", None), (ServiceKey("sealing", b"", Algorithm.AES_256_GCM),))
     pager = Pager(box, "listing", {}, 10)
     for unit in ("AAAA", "=", "A", "-", "é", "\n"):
         yield Case(f"marker of {unit!r}", repeated(unit), lambda text: asyncio.run(pager.start(text)))

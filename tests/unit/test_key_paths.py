@@ -60,6 +60,7 @@ PATHS = {
     "custody/key_encapsulation.py": {"tokens.of(material).encapsulate", "tokens.of(material).decapsulate"},
     "custody/service_sealer.py": {"self.token.encrypt", "self.token.decrypt"},
     # How key material comes about, comes in, and goes.
+    "custody/shared_service_keys.py": {"token.custody.generate"},
     "custody/import_parameters.py": {"token.generate_wrapping_key"},
     "custody/incoming_material.py": {
         *("self.token.unwrap_key", "self.token.import_key", "self.token.destroy"),

@@ -37,6 +37,8 @@ class Member(msgspec.Struct, frozen=True):
     """Number of the process, in the rows that it promises to settle."""
     node_id: str = ""
     """Id of its node. Empty: it is no node yet, and is not refused for that; `kmsd init` and `kmsd join` alone."""
+    hsm: str = ""
+    """Name of its node's HSM."""
 
     def require_known(self, *, is_known: bool) -> None:
         """Raise `StoreUnfit` if the table of nodes has no row of this one."""
@@ -101,6 +103,10 @@ class PostgresAccess(SqlAccess):
     @property
     def _node(self) -> str:
         return self._member.node_id
+
+    @property
+    def hsm(self) -> str:
+        return self._member.hsm
 
     @property
     def _maker(self) -> int:

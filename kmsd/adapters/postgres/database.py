@@ -30,9 +30,9 @@ log = structlog.get_logger()
 class PostgresDatabase(Database):
     """A database on one or several servers."""
 
-    def __init__(self, settings: PostgresSettings, node_id: str = NO_NODE) -> None:
-        """`node_id` is that of this host."""
-        self._settings, self._node_id = settings, node_id
+    def __init__(self, settings: PostgresSettings, node_id: str = NO_NODE, hsm: str = "") -> None:
+        """`node_id` is that of this host, `hsm` the name of its HSM."""
+        self._settings, self._node_id, self._hsm = settings, node_id, hsm
 
     def __str__(self) -> str:
         return str(self._settings.url)
@@ -98,14 +98,14 @@ class PostgresDatabase(Database):
         return f"{self} has no nodes any more, and refuses every host"
 
     def open(self) -> AbstractAsyncContextManager[LogStore]:
-        return self._opened(self._node_id)
+        return self._opened(self._node_id, self._hsm)
 
-    def open_before_joining(self) -> AbstractAsyncContextManager[LogStore]:
-        return self._opened("")
+    def open_before_joining(self, hsm: str | None = None) -> AbstractAsyncContextManager[LogStore]:
+        return self._opened("", self._hsm if hsm is None else hsm)
 
     @asynccontextmanager
-    async def _opened(self, node_id: str) -> AsyncIterator[LogStore]:
-        store = PostgresStore(self._settings, node_id)
+    async def _opened(self, node_id: str, hsm: str) -> AsyncIterator[LogStore]:
+        store = PostgresStore(self._settings, node_id, hsm)
         beating = asyncio.create_task(_keep_alive(store), name="kmsd-heartbeat")
         try:
             yield store

@@ -73,10 +73,10 @@ class PostgresTransaction(PostgresAccess, SqlTransaction):
 class PostgresStore:
     """Implements `kmsd.cloudwatch_logs.ports.LogStore`."""
 
-    def __init__(self, settings: PostgresSettings, node_id: str = "") -> None:
+    def __init__(self, settings: PostgresSettings, node_id: str = "", hsm: str = "") -> None:
         """Connect at the first use. `node_id` is that of this host; empty: it is no node yet."""
         self.settings, self.connector = settings, Connector(settings)
-        self._member = Member(secrets.randbelow(_PLACES), node_id)
+        self._member = Member(secrets.randbelow(_PLACES), node_id, hsm)
         self._index = ReadIndex(self._ask)
         self._reader = PostgresReader(self._member, settings, self.connector, self._index.request)
         self.lane = FrameLane(self._member, settings, self.connector, self._index.request)

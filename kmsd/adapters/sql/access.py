@@ -40,6 +40,11 @@ class SqlAccess(ABC):
 
     @property
     @abstractmethod
+    def hsm(self) -> str:
+        """Name of this node's HSM. Empty: that of the first node."""
+
+    @property
+    @abstractmethod
     def _maker(self) -> int:
         """Number of this process, for the rows that it promises to settle."""
 

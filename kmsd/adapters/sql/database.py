@@ -69,5 +69,5 @@ class Database(ABC):
         """Open the store, and close it at the end of the block. Raises `StoreUnfit` if this host is no node of it."""
 
     @abstractmethod
-    def open_before_joining(self) -> AbstractAsyncContextManager[LogStore]:
-        """Open the store for a command that makes this host a node."""
+    def open_before_joining(self, hsm: str | None = None) -> AbstractAsyncContextManager[LogStore]:
+        """Open the store for a command that makes this host a node, of the HSM of this name; None: that it has."""

@@ -11,7 +11,7 @@ from kmsd.adapters.sql.row_mapping import Row
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.key import Origin
 from kmsd.domain.key_spec import KeySpec, KeyUsage
-from kmsd.domain.material import TokenName, WrappedMaterial
+from kmsd.domain.material import Algorithm, MaterialIdentity, TokenName, WrappedMaterial, service_identity
 
 _DOMAIN_KEY = "domain_key_id, token, state, binding_key, created_at, changed_at, missing"
 _NOT_DESTROYED = "EXISTS (SELECT 1 FROM domain_key WHERE domain_key_id = ?1 AND state <> 'destroyed')"
@@ -30,6 +30,14 @@ def _domain_key(row: Row) -> DomainKey:
     )
 
 
+def _identity(row: Row) -> MaterialIdentity:
+    """Return what wrapped material is bound to: a key, or a purpose of the daemon itself."""
+    if row[0] is None:
+        return service_identity(row[7], row[4], Algorithm(row[8]))
+    kind = row[0], KeySpec(row[1]), KeyUsage(row[2]), Origin(row[3])
+    return row_mapping.identity(kind, material_id=row[4], algorithm=row[5])
+
+
 class DomainKeyQueries(SqlAccess):
     """The part of the reader about domain keys."""
 
@@ -43,29 +51,29 @@ class DomainKeyQueries(SqlAccess):
             None,
         )
 
+    async def domain_key_holders(self) -> Mapping[bytes, frozenset[str]]:
+        holders: dict[bytes, set[str]] = {}
+        for domain_key_id, hsm in await self._all("SELECT domain_key_id, hsm FROM domain_key_holder"):
+            holders.setdefault(domain_key_id, set()).add(hsm)
+        return {domain_key_id: frozenset(hsms) for domain_key_id, hsms in holders.items()}
+
     async def wrapped_counts(self) -> Mapping[bytes, int]:
         return dict(await self._all("SELECT domain_key_id, materials FROM domain_key_count"))
 
     async def wrapped_under(self, domain_key_id: bytes, after: bytes, count: int) -> Sequence[WrappedMaterial]:
         found = await self._all(
-            "SELECT key_id, spec, usage, origin, material_id, material.algorithm, public_key, "
-            f"{row_mapping.WRAPPED_COLUMNS} FROM wrapped_material JOIN domain_key USING (domain_key_id) "
-            "JOIN material USING (material_id) JOIN key USING (key_id) "
-            "WHERE wrapped_material.domain_key_id = ? AND material_id > ? ORDER BY material_id LIMIT ?",
+            "SELECT key_id, spec, usage, origin, wrapped_material.material_id, material.algorithm, public_key, "
+            f"purpose, service_key.algorithm, {row_mapping.WRAPPED_COLUMNS} "
+            "FROM wrapped_material JOIN domain_key USING (domain_key_id) "
+            "LEFT JOIN material USING (material_id) LEFT JOIN key USING (key_id) "
+            "LEFT JOIN service_key ON service_key.object_id = wrapped_material.material_id "
+            "WHERE wrapped_material.domain_key_id = ? AND wrapped_material.material_id > ? "
+            "ORDER BY wrapped_material.material_id LIMIT ?",
             domain_key_id,
             after,
             count,
         )
-        return [
-            row_mapping.wrapped_material(
-                row[7:],
-                row_mapping.identity(
-                    (row[0], KeySpec(row[1]), KeyUsage(row[2]), Origin(row[3])), material_id=row[4], algorithm=row[5]
-                ),
-                row[6],
-            )
-            for row in found
-        ]
+        return [row_mapping.wrapped_material(row[9:], _identity(row), row[6] or b"") for row in found]
 
 
 class DomainKeyStatements(DomainKeyQueries):
@@ -96,13 +104,16 @@ class DomainKeyStatements(DomainKeyQueries):
             old.value,
         )
 
-    async def set_domain_key_missing(self, domain_key_id: bytes, *, is_missing: bool) -> None:
-        await self._swap(
-            f"domain key {domain_key_id.hex()}",
-            "UPDATE domain_key SET missing = ?1 WHERE domain_key_id = ?2 AND missing <> ?1",
-            is_missing,
+    async def set_domain_key_held(self, domain_key_id: bytes, *, is_held: bool) -> None:
+        await self._run(
+            "INSERT INTO domain_key_holder (domain_key_id, hsm) VALUES (?, ?) ON CONFLICT DO NOTHING"
+            if is_held
+            else "DELETE FROM domain_key_holder WHERE domain_key_id = ? AND hsm = ?",
             domain_key_id,
+            self.hsm,
         )
+        holders = await self._all("SELECT hsm FROM domain_key_holder WHERE domain_key_id = ?", domain_key_id)
+        await self._run("UPDATE domain_key SET missing = ? WHERE domain_key_id = ?", not holders, domain_key_id)
 
     async def replace_wrapped(self, old: WrappedMaterial, new: WrappedMaterial, now: datetime) -> None:
         await self._swap(

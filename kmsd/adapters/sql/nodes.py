@@ -21,8 +21,11 @@ class NodeQueries(SqlAccess):
     """The part of the reader about nodes."""
 
     async def nodes(self) -> Sequence[Node]:
-        found = await self._all("SELECT node_id, name, joined_at, seen_at, version FROM node ORDER BY name")
-        return [Node(row[0], row[1], row_mapping.instant(row[2]), row_mapping.instant(row[3]), row[4]) for row in found]
+        found = await self._all("SELECT node_id, name, joined_at, seen_at, version, hsm FROM node ORDER BY name")
+        return [
+            Node(row[0], row[1], row_mapping.instant(row[2]), row_mapping.instant(row[3]), row[4], row[5])
+            for row in found
+        ]
 
     async def holder_of(self, lease: str) -> str | None:
         row = await self._one("SELECT holder FROM lease WHERE name = ?", lease)
@@ -62,13 +65,15 @@ class NodeStatements(NodeQueries):
             row_mapping.micros(node.joined_at),
             row_mapping.micros(node.seen_at),
             node.version,
+            node.hsm,
         )
-        await self._insert("node", "node_id, name, joined_at, seen_at, version", values)
+        await self._insert("node", "node_id, name, joined_at, seen_at, version, hsm", values)
 
     async def delete_node(self, node_id: str) -> None:
         await self._swap(f"node {node_id}", "DELETE FROM node WHERE node_id = ?", node_id)
         await self._run("DELETE FROM clock_reading WHERE node_id = ?", node_id)
         await self._run("DELETE FROM maker WHERE node_id = ?", node_id)
+        await self._run("DELETE FROM domain_key_holder WHERE hsm NOT IN (SELECT hsm FROM node)")
 
     async def put_checkpoint(self, checkpoint: NodeCheckpoint) -> None:
         await self._run(

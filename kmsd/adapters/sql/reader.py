@@ -45,6 +45,10 @@ _KEY = f"""
     LEFT JOIN domain_key ON domain_key.domain_key_id = wrapped_material.domain_key_id
     WHERE key.key_id = ? ORDER BY material.created_at, material.material_id"""
 """A key with its materials, a row for each; those that cannot be used, and a key without any, have NULL as status."""
+_SERVICE_KEYS = f"""
+    SELECT purpose, object_id, algorithm, {row_mapping.WRAPPED_COLUMNS} FROM service_key
+    LEFT JOIN wrapped_material ON wrapped_material.material_id = object_id
+    LEFT JOIN domain_key ON domain_key.domain_key_id = wrapped_material.domain_key_id"""
 _KEY_WIDTH = row_mapping.KEY_COLUMNS.count(",") + 1
 
 
@@ -59,7 +63,8 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
         if not rows:
             return None
         materials = (row[_KEY_WIDTH:] for row in rows)
-        return row_mapping.key(rows[0], [found for found in materials if found[row_mapping.STATUS] is not None])
+        usable = [found for found in materials if found[row_mapping.STATUS] is not None]
+        return row_mapping.key(rows[0], usable, self.hsm)
 
     async def kinds_of_material(self) -> Mapping[KindOfMaterial, int]:
         found = await self._all(
@@ -260,12 +265,14 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
     # --- objects in the token -----------------------------------------------------------------------
 
     async def service_keys(self) -> Mapping[str, ServiceKey]:
-        found = await self._all("SELECT purpose, object_id, algorithm FROM service_key")
-        return {row[0]: row_mapping.service_key(row) for row in found}
+        found = await self._all(_SERVICE_KEYS)
+        return {key.purpose: key for key in (row_mapping.service_key(row, self.hsm) for row in found)}
 
     async def token_object(self, object_id: bytes) -> TokenObject | None:
         row = await self._one(f"SELECT {row_mapping.OBJECT_COLUMNS} FROM token_object WHERE object_id = ?", object_id)
-        return None if row is None else row_mapping.token_object(row, orphaned=bool(await self._gone([row[5]])))
+        if row is None:
+            return None
+        return row_mapping.token_object(row, self.hsm, orphaned=bool(await self._gone([row[5]])))
 
     async def public_keys(self) -> Mapping[bytes, bytes]:
         return dict(
@@ -284,7 +291,7 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
             *(status.value for status in wanted),
         )
         gone = await self._gone({row[5] for row in found})
-        return [row_mapping.token_object(row, orphaned=row[5] in gone) for row in found]
+        return [row_mapping.token_object(row, self.hsm, orphaned=row[5] in gone) for row in found]
 
     # --- import -------------------------------------------------------------------------------------
 
@@ -295,7 +302,7 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
             "ORDER BY wrapping_key.created_at, object_id",
             *values,
         )
-        return [row_mapping.wrapping_key(row) for row in found]
+        return [row_mapping.wrapping_key(row, self.hsm) for row in found]
 
     async def wrapping_key(self, object_id: bytes) -> WrappingKey | None:
         found = await self._wrapping_keys("object_id = ?", object_id)

@@ -16,6 +16,7 @@ from kmsd.domain.key_import import ImportedMaterial, KeyMaterialState, WrappingK
 from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import (
+    AT,
     Algorithm,
     Material,
     MaterialIdentity,
@@ -23,6 +24,7 @@ from kmsd.domain.material import (
     RotationType,
     TokenName,
     WrappedMaterial,
+    service_identity,
 )
 from kmsd.domain.trusted_time import ClockSample, Uptime
 from kmsd.ports import KindOfMaterial, ServiceKey, TokenObject
@@ -74,10 +76,24 @@ def clock_reading(row: Row) -> ClockSample:
     return ClockSample(instant(row[0]), Uptime(row[1], row[2] / 1e6), timedelta(microseconds=row[3]))
 
 
-def key(row: Row, material_rows: Iterable[Row]) -> Key:
+def named_here(name: str, hsm: str) -> str:
+    """Return the name of a token or a service key, as the database has it, for a node that uses this HSM.
+
+    Names of its own HSM lose their ending, and names of other HSMs end in `@` and their HSM's name.
+    """
+    name, _, owner = name.partition(AT)
+    return name if owner == hsm else f"{name}{AT}{owner}"
+
+
+def named_in_database(name: str, hsm: str) -> str:
+    """Return the name for the database of a token or a service key that is in this HSM."""
+    return f"{name}{AT}{hsm}" if hsm else str(name)
+
+
+def key(row: Row, material_rows: Iterable[Row], hsm: str) -> Key:
     """Convert a row of KEY_COLUMNS and, for each material, a row as `material` expects it."""
     kind = row[0], KeySpec(row[15]), KeyUsage(row[16]), Origin(row[4])
-    materials = {found[0]: material(found, kind) for found in material_rows}
+    materials = {found[0]: material(found, kind, hsm) for found in material_rows}
     return Key(
         key_id=row[0],
         # Most keys of a process share one account and one policy.
@@ -126,10 +142,12 @@ def key_values(new: Key) -> tuple[Any, ...]:
     )
 
 
-def material(row: Row, kind: KeyKind) -> Material:
+def material(row: Row, kind: KeyKind, hsm: str) -> Material:
     """Convert a row of MATERIAL_COLUMNS and WRAPPED_COLUMNS; the latter are NULL for an object."""
-    wrapped = None
-    if row[7] is not None:
+    wrapped, token = None, row[5]
+    if row[7] is None:
+        token = named_here(token, hsm)
+    else:
         wrapped = wrapped_material(row[7:], identity(kind, material_id=row[0], algorithm=row[1]), row[6])
     # One row says that a domain key is missing. It counts for all material under it.
     is_missing = bool(row[12])
@@ -139,7 +157,7 @@ def material(row: Row, kind: KeyKind) -> Material:
         status=MaterialStatus.MISSING if is_missing else MaterialStatus(row[2]),
         created_at=instant(row[3]),
         rotation_type=None if row[4] is None else RotationType(row[4]),
-        token=TokenName(row[5]),
+        token=TokenName(token),
         public_key=row[6],
         wrapped=wrapped,
     )
@@ -236,24 +254,25 @@ def access_key(row: Row, owner: User) -> AccessKey:
     )
 
 
-def token_object(row: Row, *, orphaned: bool) -> TokenObject:
+def token_object(row: Row, hsm: str, *, orphaned: bool) -> TokenObject:
     """Convert a row of OBJECT_COLUMNS."""
+    is_wrapped = row[6] == WRAPPED
     return TokenObject(
         object_id=row[0],
         owner=row[1],
         status=MaterialStatus(row[2]),
         created_at=instant(row[3]),
-        token=TokenName(row[4]),
+        token=TokenName(row[4] if is_wrapped else named_here(row[4], hsm)),
         owner_is_dead=orphaned,
-        is_wrapped=row[6] == WRAPPED,
+        is_wrapped=is_wrapped,
     )
 
 
-def wrapping_key(row: Row) -> WrappingKey:
+def wrapping_key(row: Row, hsm: str) -> WrappingKey:
     """Convert a row (object_id, token, bits, public_key, created_at, key_id, expires_at, failures)."""
     return WrappingKey(
         object_id=row[0],
-        token=TokenName(row[1]),
+        token=TokenName(named_here(row[1], hsm)),
         bits=row[2],
         public_key=row[3],
         created_at=instant(row[4]),
@@ -291,9 +310,13 @@ def imported_values(new: ImportedMaterial) -> tuple[Any, ...]:
     )
 
 
-def service_key(row: Row) -> ServiceKey:
-    """Convert a row (purpose, object_id, algorithm)."""
-    return ServiceKey(purpose=row[0], object_id=row[1], algorithm=None if row[2] is None else Algorithm(row[2]))
+def service_key(row: Row, hsm: str) -> ServiceKey:
+    """Convert a row (purpose, object_id, algorithm) and WRAPPED_COLUMNS; the latter are NULL for an object."""
+    algorithm = None if row[2] is None else Algorithm(row[2])
+    if row[3] is None or algorithm is None:
+        return ServiceKey(named_here(row[0], hsm), row[1], algorithm)
+    identity = service_identity(row[0], row[1], algorithm)
+    return ServiceKey(row[0], row[1], algorithm, wrapped_material(row[3:], identity, b""))
 
 
 def kind_of_material(row: Row) -> KindOfMaterial:

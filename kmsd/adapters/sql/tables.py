@@ -13,7 +13,15 @@ BATCH = 5_000
 MOVED = (
     *("account", "user", "user_policy", "user_tag", "access_key", "role", "role_policy", "role_tag"),
     *("token_object", "service_key", "key", "material", "alias", "key_tag", "grant_", "wrapping_key"),
-    *("imported_material", "domain_key", "wrapped_material", "deleted_material", "key_usage", "key_usage_tracking"),
+    *(
+        "imported_material",
+        "domain_key",
+        "domain_key_holder",
+        "wrapped_material",
+        "deleted_material",
+        "key_usage",
+        "key_usage_tracking",
+    ),
     *("key_count", "key_state_count", "grant_count", "domain_key_count", "session_mac", "audit_checkpoint"),
     *("log_group", "log_group_tag", "log_stream", "log_dead_group", "log_dead_stream", "log_results_key", "log_query"),
     "clock_reading",

@@ -128,6 +128,15 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
             access_key_id,
         )
 
+    async def replace_sealed_secret(self, old: AccessKey, sealed: bytes) -> None:
+        await self._swap(
+            f"access key {old.access_key_id}",
+            "UPDATE access_key SET sealed_secret = ? WHERE access_key_id = ? AND sealed_secret = ?",
+            sealed,
+            old.access_key_id,
+            old.sealed_secret,
+        )
+
     async def delete_access_key(self, access_key_id: str) -> None:
         await self._swap(f"access key {access_key_id}", "DELETE FROM access_key WHERE access_key_id = ?", access_key_id)
 
@@ -142,7 +151,9 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
                 token_object.owner,
                 token_object.status.value,
                 row_mapping.micros(token_object.created_at),
-                token_object.token,
+                token_object.token
+                if token_object.is_wrapped
+                else row_mapping.named_in_database(token_object.token, self.hsm),
                 self._maker,
                 row_mapping.WRAPPED if token_object.is_wrapped else row_mapping.OBJECT,
             ),
@@ -177,11 +188,21 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
         await self._insert(
             "service_key",
             "purpose, object_id, algorithm",
-            (service_key.purpose, service_key.object_id, service_key.algorithm),
+            (
+                service_key.purpose
+                if service_key.wrapped
+                else row_mapping.named_in_database(service_key.purpose, self.hsm),
+                service_key.object_id,
+                service_key.algorithm,
+            ),
         )
+        if service_key.wrapped is not None:
+            await self._insert_wrapped(service_key.wrapped)
 
-    async def set_session_mac(self, sealed: bytes) -> None:
-        await self._swap("session MAC key", "UPDATE session_mac SET sealed = ? WHERE sealed IS NULL", sealed)
+    async def set_session_mac(self, sealed: bytes, old: bytes | None = None) -> None:
+        await self._swap(
+            "session MAC key", "UPDATE session_mac SET sealed = ? WHERE sealed IS NOT DISTINCT FROM ?", sealed, old
+        )
 
     # --- import -------------------------------------------------------------------------------------
 

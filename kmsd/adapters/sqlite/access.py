@@ -46,6 +46,10 @@ class SqliteAccess(SqlAccess):
         return ""
 
     @property
+    def hsm(self) -> str:
+        return ""
+
+    @property
     def _maker(self) -> int:
         return self._makers.token
 

@@ -74,7 +74,7 @@ class SqliteDatabase(Database):
 
         return f"{self._path} is now {retire(self._path)}"
 
-    def open_before_joining(self) -> AbstractAsyncContextManager[LogStore]:
+    def open_before_joining(self, hsm: str | None = None) -> AbstractAsyncContextManager[LogStore]:  # noqa: ARG002
         return self.open()
 
     @asynccontextmanager

@@ -16,14 +16,15 @@ from kmsd.audit import KEY
 from kmsd.cli.commands.check_policies import all_keys
 from kmsd.cli.commands.named_keys import key_named
 from kmsd.cli.commands.operator_audit import KMSD, administrative_act
+from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
 from kmsd.config.sections import Config
-from kmsd.custody import key_material, rotation, token_objects, wrapped_material
+from kmsd.custody import key_material, rotation, shared_service_keys, token_objects, wrapped_material
 from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.key_state import Usable
-from kmsd.domain.material import Material, RotationType
+from kmsd.domain.material import Material, RotationType, TokenName
 from kmsd.errors import ServiceError
-from kmsd.exit_codes import WrongUsage
+from kmsd.exit_codes import InputRefused, WrongUsage
 
 OBJECT, WRAPPED = "object", "wrapped"
 """Custodies, by the words of kmsd.toml."""
@@ -41,15 +42,23 @@ def add_to(commands: Any) -> None:
     move = custody.add_parser("move", help="rotate keys to material in the custody that kmsd.toml names")
     move.add_argument("keys", metavar="KEY", nargs="*", help="key id, ARN or alias")
     move.add_argument("--all", action="store_true", help="all keys of all accounts")
+    move.add_argument(
+        "--service-keys",
+        action="store_true",
+        help="the daemon's own sealing keys, so that other HSMs can have them, too",
+    )
     move.set_defaults(run=move_keys)
 
 
 async def move_keys(config: Config, options: argparse.Namespace) -> int:
     """`kmsd custody move`. Prints one line for each key; returns 1 if one cannot be moved."""
-    if options.all == bool(options.keys):
-        raise WrongUsage("name keys, or give --all")
+    if bool(options.all) + bool(options.keys) + bool(options.service_keys) != 1:
+        raise WrongUsage("name keys, or give --all or --service-keys")
     status = 0
     async with open_components(config, "cli") as components:
+        if options.service_keys:
+            print(await _share_service_keys(components))
+            return 0
         async for key in _keys(components, options):
             try:
                 print(f"{key.arn}\t{await _move(components, key)}", flush=True)
@@ -57,6 +66,18 @@ async def move_keys(config: Config, options: argparse.Namespace) -> int:
                 status = 1
                 print(f"{key.arn}\tcannot be moved: {exc}", flush=True)
     return status
+
+
+async def _share_service_keys(components: Components) -> str:
+    """Make wrapped successors of the service keys, and seal again what is stored. Return what was done."""
+    store, now = components.store, components.pipeline.clock.now()
+    domain_key = await (await store.read()).current_domain_key(TokenName.MAIN)
+    if domain_key is None:
+        raise InputRefused("the main token has no current domain key: kmsd domain-key create makes one")
+    async with administrative_act(components, "MoveServiceKeys", {}, source=KMSD) as act:
+        count = await shared_service_keys.share(store, components.token, domain_key, now, [SERVICE_KEY])
+        act.elements = {"sealedAgain": count}
+    return f"the daemon's sealing keys are {WRAPPED}; {count} stored secrets were sealed again"
 
 
 async def _keys(components: Components, options: argparse.Namespace) -> AsyncIterator[Key]:

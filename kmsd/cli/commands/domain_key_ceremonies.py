@@ -239,6 +239,7 @@ async def _inserted(
             if domain_key_id not in known:
                 await transaction.insert_domain_key(row)
                 becomes_current = False
+            await transaction.set_domain_key_held(domain_key_id, is_held=True)
             rows.append(row)
     return rows
 

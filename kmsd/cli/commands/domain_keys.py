@@ -10,12 +10,14 @@ import msgspec
 
 from kmsd.app import Components, SystemClock, key_ceremony, open_components
 from kmsd.backup.create import LAST_BACKUP, last_backup
-from kmsd.cli.commands import domain_key_ceremonies
+from kmsd.cli.commands import domain_key_ceremonies, own_hsm
 from kmsd.cli.commands.domain_key_survey import Found, Presence, is_domain_key, survey, token_named
 from kmsd.cli.commands.listing import add_json, show, time_of
 from kmsd.cli.commands.operator_audit import administrative_act
 from kmsd.config.sections import Config
+from kmsd.custody.wrapped_material import has_several_hsms
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
+from kmsd.domain.material import TokenName
 from kmsd.exit_codes import CommandError, InputRefused, NotFound
 from kmsd.ports import Reader, Transaction
 
@@ -96,10 +98,7 @@ async def rotate_domain_key(config: Config, options: argparse.Namespace) -> int:
     """`kmsd domain-key rotate`: the next domain key becomes current, and the current one retires."""
     name = token_named(config, options.token)
     async with open_components(config, "cli") as components:
-        known = [row for row in await (await components.store.read()).domain_keys() if row.token == name]
-        waiting = next((row for row in known if row.state is DomainKeyState.NEXT), None)
-        if waiting is None:
-            raise InputRefused(f"token {name} has no next domain key: kmsd domain-key create makes one")
+        waiting = await _waiting(await components.store.read(), name)
         parameters = {"token": str(name), "domainKeyId": waiting.domain_key_id.hex()}
         async with administrative_act(components, "RotateDomainKey", parameters) as act:
             key_ceremony(config, name).prove(waiting.domain_key_id, waiting.binding_key)
@@ -110,6 +109,23 @@ async def rotate_domain_key(config: Config, options: argparse.Namespace) -> int:
     if retired is not None:
         print(f"{retired.domain_key_id.hex()} is retiring: its key material moves to the current one")
     return 0
+
+
+async def _waiting(reader: Reader, name: TokenName) -> DomainKey:
+    """Return the oldest next domain key that the HSMs of all nodes hold. Raises `InputRefused` if there is none."""
+    known = [row for row in await reader.domain_keys() if row.token == name and row.state is DomainKeyState.NEXT]
+    if not known:
+        raise InputRefused(f"token {name} has no next domain key: kmsd domain-key create makes one")
+    lacking = [(row, await own_hsm.lacking(reader, row.domain_key_id)) for row in known]
+    for row, hsms in lacking:
+        if not hsms:
+            return row
+    newest, hsms = lacking[-1]
+    raise InputRefused(
+        f"what a domain key wraps must be opened by all HSMs, and {newest.domain_key_id.hex()} is not in "
+        f"{' and '.join(map(own_hsm.called, hsms))}. First: kmsd domain-key accept on a node of it; if it has: "
+        "kmsd jobs run reconcile there"
+    )
 
 
 async def _rotate(transaction: Transaction, waiting: DomainKey, now: datetime) -> DomainKey | None:
@@ -132,7 +148,10 @@ async def destroy_domain_key(config: Config, options: argparse.Namespace) -> int
             await _destroy_unknown(components, options)
         else:
             await _destroy_known(components, row, options)
+        several = await has_several_hsms(await components.store.read())
     print(f"{options.id.hex()} is destroyed: what it wrapped cannot be opened any more")
+    if several:
+        print("Other HSMs that hold it destroy it within the hour, or by `kmsd jobs run reconcile` on a node of each")
     return 0
 
 

@@ -36,8 +36,10 @@ async def list_nodes(config: Config, options: argparse.Namespace) -> int:
         now = await reader.database_now()
         for node in await reader.nodes():
             ago = round((now - node.seen_at).total_seconds())
-            text = f"{node.name} {node.node_id} {node.version} seen {ago} s ago"
+            hsm = f" HSM {node.hsm}" if node.hsm else ""
+            text = f"{node.name} {node.node_id} {node.version}{hsm} seen {ago} s ago"
             fields = {"name": node.name, "node_id": node.node_id, "version": node.version, "joined_at": node.joined_at}
+            fields["hsm"] = node.hsm or None
             show(options, text, **fields, seen_seconds_ago=ago)
     return 0
 

@@ -1,0 +1,170 @@
+"""Two hosts, each with an HSM of its own, and the same domain keys: either dies, and the other serves everything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.clients import Credentials, code_of
+from tests.support.daemon import Daemon, eventually
+from tests.support.key_ceremonies import act, listed
+from tests.support.two_hsms import HSM, TwoHsms, two_hsms
+
+SECRET = b"a secret"
+
+
+@pytest.fixture(name="site", scope="module")
+def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHsms]:
+    """Both serve, and each has made keys."""
+    with two_hsms(tmp_path_factory.mktemp("site")) as found:
+        found.north.cli("custody", "move", "--service-keys")
+        found.south.cli("join", "--name", "south", "--hsm", HSM)
+        found.share_domain_keys()
+        found.north.start()
+        found.south.start()
+        yield found
+
+
+@contextmanager
+def without(node: Daemon) -> Iterator[None]:
+    """The node is killed, and its HSM is gone."""
+    assert node.place.objects is not None
+    aside = node.place.objects.with_suffix(".gone")
+    node.kill()
+    node.place.objects.rename(aside)
+    try:
+        yield
+    finally:
+        aside.rename(node.place.objects)
+        node.start()
+
+
+def refused(node: Daemon, *arguments: str) -> str:
+    """What a command says that changes nothing."""
+    done = node.cli(*arguments, check=False)
+    assert done.returncode in {65, 78}, done
+    return done.stderr.decode()
+
+
+def uses(kms: Any) -> dict[str, dict[str, Any]]:
+    """A key of each kind, made now, and what is needed to use it elsewhere."""
+    symmetric = kms.create_key()["KeyMetadata"]["KeyId"]
+    mac = kms.create_key(KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC")["KeyMetadata"]["KeyId"]
+    pair = kms.create_key(KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
+    rsa = kms.create_key(KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")["KeyMetadata"]["KeyId"]
+    made = {"KeyId": mac, "MacAlgorithm": "HMAC_SHA_256"}
+    signed = {"KeyId": pair, "Message": SECRET, "SigningAlgorithm": "ECDSA_SHA_256"}
+    sealed = {"KeyId": rsa, "EncryptionAlgorithm": "RSAES_OAEP_SHA_1"}
+    return {
+        "decrypt": {"CiphertextBlob": kms.encrypt(KeyId=symmetric, Plaintext=SECRET)["CiphertextBlob"]},
+        "verify_mac": {**made, "Message": SECRET, "Mac": kms.generate_mac(**made, Message=SECRET)["Mac"]},
+        "verify": {**signed, "Signature": kms.sign(**signed)["Signature"]},
+        "decrypt_rsa": {**sealed, "CiphertextBlob": kms.encrypt(**sealed, Plaintext=SECRET)["CiphertextBlob"]},
+    }
+
+
+def serves(node: Daemon, made: dict[str, dict[str, Any]]) -> None:
+    """A node uses keys that the other one has made, and everything else goes on, too."""
+    kms = node.client()
+    assert kms.decrypt(**made["decrypt"])["Plaintext"] == SECRET
+    assert kms.decrypt(**made["decrypt_rsa"])["Plaintext"] == SECRET
+    assert kms.verify_mac(**made["verify_mac"])["MacValid"]
+    assert kms.verify(**made["verify"])["SignatureValid"]
+    kms.generate_mac(KeyId=made["verify_mac"]["KeyId"], Message=SECRET, MacAlgorithm="HMAC_SHA_256")
+    kms.sign(KeyId=made["verify"]["KeyId"], Message=SECRET, SigningAlgorithm="ECDSA_SHA_256")
+    key_id = kms.create_key()["KeyMetadata"]["KeyId"]
+    kms.rotate_key_on_demand(KeyId=key_id)
+    blob = kms.encrypt(KeyId=key_id, Plaintext=SECRET)["CiphertextBlob"]
+    assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == SECRET
+    kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
+    logs = node.client("logs")
+    name = f"group-{time.time_ns()}"
+    logs.create_log_group(logGroupName=name)
+    logs.create_log_stream(logGroupName=name, logStreamName="s")
+    event = {"timestamp": int(time.time() * 1000), "message": "event"}
+    logs.put_log_events(logGroupName=name, logStreamName="s", logEvents=[event])
+    assert [one["message"] for one in logs.filter_log_events(logGroupName=name)["events"]] == ["event"]
+    session = temporary(node)
+    assert node.client("kms", session).decrypt(**made["decrypt"])["Plaintext"] == SECRET
+
+
+def temporary(node: Daemon) -> Credentials:
+    """Temporary credentials of the administrator."""
+    found = node.client("sts").get_session_token()["Credentials"]
+    return Credentials(found["AccessKeyId"], found["SecretAccessKey"], node.admin.arn, found["SessionToken"])
+
+
+def test_either_dies(site: TwoHsms) -> None:
+    """Its host is killed and its HSM is gone; the other serves what both have made, and what is new."""
+    for node in (site.north, site.south):
+        other = site.other(node)
+        made = uses(node.client())
+        serves(other, made)
+        session = temporary(node)
+        with without(node):
+            assert other.get("/readyz")[0] == 200
+            serves(other, made)
+            assert other.client("kms", session).decrypt(**made["decrypt"])["Plaintext"] == SECRET
+            assert other.cli("check").returncode in {0, 1}
+
+
+def test_reconcile_leaves_the_other_hsm_alone(site: TwoHsms) -> None:
+    """Each node looks after its own HSM: no object of the other one counts as missing, and none is destroyed."""
+    for _ in range(2):
+        for node in (site.north, site.south):
+            assert "missing" not in node.cli("jobs", "run", "reconcile").stdout.decode()
+    assert site.north.client().list_keys()["Keys"]
+    for node in (site.north, site.south):
+        assert "key_material_missing" not in node.log()
+        assert "domain_key_missing" not in node.log()
+        node.cli("audit", "verify")
+
+
+def test_trails_are_signed_by_each_hsm(site: TwoHsms) -> None:
+    """One command verifies both trails; each has its own audit key."""
+    site.north.cli("audit", "verify", str(site.north.data / "audit"), str(site.south.data / "audit"))
+    keys = [node.cli("audit", "public-key").stdout for node in (site.north, site.south)]
+    assert keys[0] != keys[1]
+
+
+def test_the_next_rotation(site: TwoHsms) -> None:
+    """It waits until both HSMs hold the next domain key; keys are used on both meanwhile and afterwards."""
+    made = uses(site.north.client())
+    act(site.north, "create")
+    assert "is not in the HSM south" in refused(site.south, "domain-key", "rotate")
+    site.share_domain_keys()
+    (current,) = [one for one, (state, _, _) in listed(site.south).items() if state == "current"]
+    assert listed(site.north)[current] == listed(site.south)[current]
+    for node in (site.north, site.south):
+        serves(node, made)
+
+
+def test_before_it_can_serve(tmp_path: Path) -> None:
+    """What a second HSM needs is asked for by name; until it holds the domain keys its node is not ready."""
+    with two_hsms(tmp_path) as site:
+        north, south = site.north, site.south
+        north.start()
+        key_id = north.client().create_key()["KeyMetadata"]["KeyId"]
+        blob = north.client().encrypt(KeyId=key_id, Plaintext=SECRET)["CiphertextBlob"]
+        assert "another token. A node with an HSM of its own: --hsm NAME" in refused(south, "join", "--name", "south")
+        assert "kmsd custody move --service-keys" in refused(south, "join", "--name", "south", "--hsm", HSM)
+        assert "cannot be an HSM's name" in refused(south, "join", "--name", "south", "--hsm", "No name")
+        assert b"were sealed again" in north.cli("custody", "move", "--service-keys").stdout
+        assert b"; 0 stored secrets were sealed again" in north.cli("custody", "move", "--service-keys").stdout
+        assert b"has none of the domain keys yet" in south.cli("join", "--name", "south", "--hsm", HSM).stdout
+        assert b"HSM south" in north.cli("node", "list").stdout
+        south.start(ready=False)
+        eventually(lambda: south.get("/readyz")[0] == 503, south)
+        assert south.get("/readyz")[1]["token"] == "unavailable"
+        assert code_of(south.client().decrypt, CiphertextBlob=blob) == "KeyUnavailableException"
+        assert north.client().decrypt(CiphertextBlob=blob)["Plaintext"] == SECRET
+        site.share_domain_keys()
+        south.wait_ready()
+        assert south.client().decrypt(CiphertextBlob=blob)["Plaintext"] == SECRET
+        north.stop()
+        assert south.client().decrypt(CiphertextBlob=blob)["Plaintext"] == SECRET
