@@ -7,6 +7,7 @@ are slow to generate, so `kmsd.jobs.wrapping_keys` keeps a pool of the lengths i
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from kmsd.custody import token_objects
+from kmsd.custody import token_objects, wrapped_material
 from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.domain.key import Key
 from kmsd.domain.key_import import (
@@ -26,7 +27,7 @@ from kmsd.domain.key_import import (
     WrappingKey,
 )
 from kmsd.domain.key_spec import KeySpec
-from kmsd.domain.material import MaterialStatus, TokenName
+from kmsd.domain.material import MaterialStatus, TokenName, wrapping_key_identity
 from kmsd.errors import (
     ExpiredImportTokenException,
     InvalidImportTokenException,
@@ -42,6 +43,7 @@ from kmsd.ports import (
     StoreError,
     Token,
     TokenError,
+    TokenObject,
     Tokens,
     Transaction,
 )
@@ -137,7 +139,10 @@ async def issue(
     # The API states the expiry in whole seconds, and it must hold to the microsecond.
     expires_at = (now + PARAMETERS_LIFE).replace(microsecond=0)
     key_id, name = key.key_id, (await offered(tokens, key.spec))[algorithm]
-    wrapping_key = await _from_pool(store, name, key_id=key_id, bits=bits, now=now, expires_at=expires_at)
+    is_wrapped = await wrapped_material.domain_key_for_own(await store.read(), tokens, name) is not None
+    wrapping_key = await _from_pool(
+        store, name, key_id=key_id, bits=bits, now=now, expires_at=expires_at, is_wrapped=is_wrapped
+    )
     if wrapping_key is None:
         wrapping_key = await create_wrapping_key(store, tokens, name, bits, now, key_id=key_id, expires_at=expires_at)
     content = (
@@ -150,9 +155,9 @@ async def issue(
 
 
 async def _from_pool(
-    store: Store, name: TokenName, *, key_id: str, bits: int, now: datetime, expires_at: datetime
+    store: Store, name: TokenName, *, key_id: str, bits: int, now: datetime, expires_at: datetime, is_wrapped: bool
 ) -> WrappingKey | None:
-    """Assign the oldest pooled key of this token and length; None if there is none.
+    """Assign the oldest pooled key of this token, length and custody; None if there is none.
 
     Raises LimitExceededException if the key has `MAX_OUTSTANDING` valid import tokens.
     """
@@ -162,7 +167,7 @@ async def _from_pool(
         if len(valid) >= MAX_OUTSTANDING:
             raise LimitExceededException(f"The key has {MAX_OUTSTANDING} import tokens, which is the limit.")
         for key in known:
-            if key.key_id is None and (key.token, key.bits) == (name, bits):
+            if key.key_id is None and (key.token, key.bits, key.wrapped is not None) == (name, bits, is_wrapped):
                 await transaction.assign_wrapping_key(key.object_id, key_id, expires_at)
                 return key
     return None
@@ -180,6 +185,16 @@ async def create_wrapping_key(
 ) -> WrappingKey:
     """Create a wrapping key, in the pool or (with `key_id` and `expires_at`) assigned to a key at once."""
     token = tokens[name]
+    domain_key = await wrapped_material.domain_key_for_own(await store.read(), tokens, name)
+    if domain_key is not None:
+        object_id = secrets.token_bytes(16)
+        wrapped = await token.custody.generate(wrapping_key_identity(object_id, bits), domain_key)
+        made = WrappingKey(object_id, name, bits, wrapped.public_key, now, key_id, expires_at, wrapped=wrapped)
+        async with store.write() as transaction:
+            row = TokenObject(object_id, f"import:RSA_{bits}", MaterialStatus.READY, now, name, is_wrapped=True)
+            await transaction.insert_token_object(row)
+            await transaction.insert_wrapping_key(made)
+        return made
     object_id = await token_objects.record_intent(store, f"import:RSA_{bits}", now, token=name)
     try:
         public_key = await token.generate_wrapping_key(object_id, bits)
@@ -254,3 +269,5 @@ async def mark_destroying(transaction: Transaction, object_id: bytes) -> None:
     # The object may be `missing` from the token; then only its row is left to delete.
     status = MaterialStatus.READY if known is None else known.status
     await transaction.set_object_status(object_id, status, MaterialStatus.DESTROYING)
+    if known is not None and known.is_wrapped:
+        await transaction.delete_token_object(object_id, MaterialStatus.DESTROYING)

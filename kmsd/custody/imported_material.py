@@ -144,7 +144,7 @@ async def import_material(
     InvalidCiphertextException and IncorrectKeyMaterialException, both counted against the wrapping key;
     InvalidImportTokenException if the wrapping key is gone; `StoreConflict` during another import into the key.
     """
-    given = Wrapped(blob, algorithm, wrapping_key.object_id)
+    given = Wrapped(blob, algorithm, wrapping_key.reference)
     incoming, proof, known = await _proven(store, tokens, wrapping_key, given, key=key, expected=expected)
     present = None if known is None else key.materials.get(known.material_id)
     if present is not None and known is not None:

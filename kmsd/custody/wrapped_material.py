@@ -42,6 +42,16 @@ async def domain_key_for(
     return domain_key
 
 
+async def domain_key_for_own(reader: Reader, tokens: Tokens, name: TokenName) -> DomainKey | None:
+    """Return the domain key that wraps new keys of the daemon itself in a token; None if they become objects.
+
+    With one HSM they are objects, as in earlier releases.
+    """
+    if name not in tokens.wraps or not await has_several_hsms(reader):
+        return None
+    return await reader.current_domain_key(name)
+
+
 async def has_several_hsms(reader: Reader) -> bool:
     """True if nodes of the database have HSMs of their own."""
     return len({node.hsm for node in await reader.nodes()}) > 1

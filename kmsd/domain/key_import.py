@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from kmsd.domain.material import Algorithm, TokenName
+    from kmsd.domain.material import Algorithm, KeyReference, TokenName, WrappedMaterial
 
 KeyKind = tuple[KeySpec, KeyUsage]
 """Kind of a key's material."""
@@ -84,6 +84,13 @@ class WrappingKey(msgspec.Struct, frozen=True):
     """The key into which it imports material; None: in the pool."""
     expires_at: datetime | None = None
     failures: int = 0
+    wrapped: WrappedMaterial | None = None
+    """None for a token object."""
+
+    @property
+    def reference(self) -> KeyReference:
+        """The private key as its token finds it."""
+        return self.wrapped or self.object_id
 
 
 class KeyMaterialState(StrEnum):

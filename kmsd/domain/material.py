@@ -82,6 +82,13 @@ TokenName.MAIN = TokenName("main")
 TokenName.IMPORT = TokenName("import")
 
 
+class OwnUsage(StrEnum):
+    """Usage of wrapped keys of the daemon itself that no key of a client has."""
+
+    IMPORT = "IMPORT"
+    """RSA keys that unwrap key material from outside."""
+
+
 class MaterialIdentity(msgspec.Struct, frozen=True):
     """Identity of wrapped material: the key that it belongs to, and its kind."""
 
@@ -90,7 +97,7 @@ class MaterialIdentity(msgspec.Struct, frozen=True):
     material_id: bytes
     """16 random bytes."""
     spec: KeySpec
-    usage: KeyUsage
+    usage: KeyUsage | OwnUsage
     algorithm: Algorithm | None
     """The algorithm of its blobs; None for a key that encrypts no blobs."""
     is_imported: bool
@@ -145,6 +152,12 @@ def service_identity(purpose: str, material_id: bytes, algorithm: Algorithm) -> 
     key_id = str(uuid5(_SERVICE_KEYS, purpose))
     kind = KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT
     return MaterialIdentity(key_id, material_id, *kind, algorithm, is_imported=False)
+
+
+def wrapping_key_identity(object_id: bytes, bits: int) -> MaterialIdentity:
+    """Return what a wrapped RSA key for imports is bound to."""
+    key_id = str(uuid5(_SERVICE_KEYS, "import"))
+    return MaterialIdentity(key_id, object_id, KeySpec(f"RSA_{bits}"), OwnUsage.IMPORT, None, is_imported=False)
 
 
 KeyReference = bytes | WrappedMaterial

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 
-from kmsd.custody import import_parameters, token_objects
+from kmsd.custody import import_parameters, token_objects, wrapped_material
 from kmsd.domain.key_import import WrappingKey
 from kmsd.domain.material import TokenName
 from kmsd.ports import Store, StoreError, TokenError, Tokens
@@ -31,12 +31,15 @@ class WrappingKeyReport(JobReport):
 async def run_once(store: Store, tokens: Tokens, now: datetime, *, stock: int) -> WrappingKeyReport:
     """Run one sweep. Idempotent; one bad key does not stop it."""
     report = WrappingKeyReport()
-    known = [key for key in await (await store.read()).wrapping_keys() if not key.token.is_elsewhere]
+    reader = await store.read()
+    known = [key for key in await reader.wrapping_keys() if not key.token.is_elsewhere]
+    is_shared = await wrapped_material.domain_key_for_own(reader, tokens, TokenName.MAIN) is not None
     demanded = {_kind(key) for key in known if key.expires_at is not None and now < key.expires_at}
     ready: Counter[Kind] = Counter()
     for key in known:
         in_stock = key.key_id is None
-        surplus = in_stock and (_kind(key) not in demanded or ready[_kind(key)] >= stock)
+        is_unfit = key.token == TokenName.MAIN and is_shared is (key.wrapped is None)
+        surplus = in_stock and (is_unfit or _kind(key) not in demanded or ready[_kind(key)] >= stock)
         if surplus or (key.expires_at is not None and key.expires_at <= now):
             await _destroy(store, tokens, key, report)
         elif in_stock:

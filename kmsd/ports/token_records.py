@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kmsd.domain.key_import import WrappingAlgorithm
-    from kmsd.domain.material import Algorithm
+    from kmsd.domain.material import Algorithm, KeyReference
 
 
 class TokenError(Exception):
@@ -142,8 +142,8 @@ class Wrapped(msgspec.Struct, frozen=True):
 
     blob: bytes
     algorithm: WrappingAlgorithm
-    wrapping_key: bytes | None
-    """Object id of the wrapping key; None: the token's transport key."""
+    wrapping_key: KeyReference | None
+    """The wrapping key; None: the token's transport key."""
     transport_key: bytes = b""
     """In that case, the public key for which it was wrapped."""
     failure: UnwrapFailed | InvalidLength | None = None

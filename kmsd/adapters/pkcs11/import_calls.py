@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,13 +30,14 @@ from kmsd.ports import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from kmsd.adapters.pkcs11.circuit_breaker import TokenLink
     from kmsd.adapters.pkcs11.dispatcher import CallDispatcher
     from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.settings import TokenSettings
     from kmsd.domain.key_import import KeyKind
+    from kmsd.domain.material import KeyReference
     from kmsd.ports import ImportedKey
 
     StoreMaterial = Callable[[Login, ImportSession, WrappedValue, bytes], None]
@@ -124,7 +126,8 @@ class Imports(msgspec.Struct):
         expected: bytes | None,
         store: StoreMaterial | None,
     ) -> bytes:
-        proven = session.verify(self._key(login, session, wrapped), wrapped.algorithm, wrapped.blob, mac_message)
+        with self._key(login, session, wrapped) as key:
+            proven = session.verify(key, wrapped.algorithm, wrapped.blob, mac_message)
         failure = wrapped.failure or proven.failure
         if failure is not None:
             # The blob is invalid only if the token is present and working.
@@ -144,14 +147,14 @@ class Imports(msgspec.Struct):
             raise MechanismMissing(f"what the import of {kind[0]} by {wrapped.algorithm} needs")
 
         def work(login: Login, session: ImportSession) -> ImportedKey:
-            key = self._key(login, session, wrapped)
-            material = session.wrapped_value(key, wrapped.algorithm, wrapped.blob)
-            found = self._of_the_blob(login, lambda: imported_keys.prove(session, material, kind[0], mark))
-            if expected is not None and not compare_digest(expected, found.fingerprint):
-                raise MaterialMismatch("other key material was imported before")
-            if store is not None:
-                store(login, session, material, found.public_key)
-            return found
+            with self._key(login, session, wrapped) as key:
+                material = session.wrapped_value(key, wrapped.algorithm, wrapped.blob)
+                found = self._of_the_blob(login, lambda: imported_keys.prove(session, material, kind[0], mark))
+                if expected is not None and not compare_digest(expected, found.fingerprint):
+                    raise MaterialMismatch("other key material was imported before")
+                if store is not None:
+                    store(login, session, material, found.public_key)
+                return found
 
         return await self._in_session("import_key", wrapped.wrapping_key, proven, work)
 
@@ -166,7 +169,7 @@ class Imports(msgspec.Struct):
     async def _in_session(
         self,
         name: str,
-        wrapping_key: bytes | None,
+        wrapping_key: KeyReference | None,
         proven: ProbedCapabilities,
         work: Callable[[Login, ImportSession], T],
     ) -> T:
@@ -183,14 +186,17 @@ class Imports(msgspec.Struct):
         return await self.calls.on_thread(name, wrapping_key, call)
 
     @staticmethod
-    def _key(login: Login, session: ImportSession, wrapped: Wrapped) -> int:
-        """Return the handle of the private key that unwraps the blob."""
+    @contextmanager
+    def _key(login: Login, session: ImportSession, wrapped: Wrapped) -> Iterator[int]:
+        """Yield the handle of the private key that unwraps the blob."""
         if wrapped.wrapping_key is not None:
-            return login.objects.entry(session.session, wrapped.wrapping_key).handle
+            with login.keys.held(session.session, wrapped.wrapping_key) as entry:
+                yield entry.handle
+            return
         transport = login.transport_key()
         if not compare_digest(transport.public_key, wrapped.transport_key):
             raise TokenUnavailable("the login for which the material was wrapped has ended")
-        return transport.handle
+        yield transport.handle
 
     async def rewrap_for(self, wrapped: Wrapped, transport_key: bytes, spec: KeySpec) -> Wrapped:
         proven = await self.capabilities()
@@ -198,17 +204,16 @@ class Imports(msgspec.Struct):
         passes_on = wrapped.algorithm in proven.passes_on and (is_symmetric or spec in proven.passes_on_specs)
         if not passes_on or wrapped.wrapping_key is None:
             raise MechanismMissing(f"what {wrapped.algorithm.value} needs")
-        wrapping_key = wrapped.wrapping_key
 
         def work(login: Login, session: ImportSession) -> Wrapped:
-            key = login.objects.entry(session.session, wrapping_key).handle
-            if is_symmetric:
-                blob, failure = session.rewrap_for(key, wrapped.algorithm, wrapped.blob, transport_key)
-                if failure is not None:
-                    self.link.verify_token(login)
-                return Wrapped(blob, TRANSPORT, None, transport_key, failure)
-            material = session.wrapped_value(key, wrapped.algorithm, wrapped.blob)
-            passed_on = self._of_the_blob(login, lambda: imported_keys.rewrap(session, material, spec, transport_key))
-            return Wrapped(passed_on, TRANSPORT_OF_KEYS, None, transport_key)
+            with self._key(login, session, wrapped) as key:
+                if is_symmetric:
+                    blob, failure = session.rewrap_for(key, wrapped.algorithm, wrapped.blob, transport_key)
+                    if failure is not None:
+                        self.link.verify_token(login)
+                    return Wrapped(blob, TRANSPORT, None, transport_key, failure)
+                material = session.wrapped_value(key, wrapped.algorithm, wrapped.blob)
+                blob = self._of_the_blob(login, lambda: imported_keys.rewrap(session, material, spec, transport_key))
+                return Wrapped(blob, TRANSPORT_OF_KEYS, None, transport_key)
 
-        return await self._in_session("pass_on", wrapping_key, proven, work)
+        return await self._in_session("pass_on", wrapped.wrapping_key, proven, work)

@@ -19,6 +19,7 @@ from kmsd.adapters.pkcs11.templates import (
     only,
 )
 from kmsd.domain.key_spec import ALGORITHMS, HMAC_BITS, RSA_BITS, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
+from kmsd.domain.material import OwnUsage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -185,6 +186,11 @@ def wrapping_pair(bits: int) -> KeyPair:
     public = replace(WRAPPING_PUBLIC, proofs={A.MODULUS_BITS: bits})
     generation = int(Mechanism.RSA_PKCS_KEY_PAIR_GEN)
     return KeyPair(generation, WRAPPING_PRIVATE, public, rsa_parameters(bits), is_slow=True)
+
+
+def pair_of(spec: KeySpec, usage: KeyUsage | OwnUsage) -> KeyPair:
+    """Return the kind of a pair, of a client's key or of the daemon itself."""
+    return wrapping_pair(RSA_BITS[spec]) if isinstance(usage, OwnUsage) else KEY_PAIRS[spec, usage]
 
 
 def session_pair(pair: KeyPair) -> tuple[dict[int, Value], dict[int, Value]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kmsd.adapters.pkcs11.wrap_self_tests import WrappableKinds, test_wrapping
-from kmsd.domain.key_spec import KeySpec
+from kmsd.domain.key_spec import KeySpec, KeyUsage
+from kmsd.domain.material import OwnUsage
 from kmsd.ports import MechanismMissing, TamperedMaterial
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.wrap_mechanisms import WrappedValue
     from kmsd.adapters.pkcs11.wrapping import WrapMethod
     from kmsd.domain.domain_key import DomainKey
-    from kmsd.domain.key_spec import KeyUsage
     from kmsd.domain.material import Algorithm, MaterialIdentity, WrappedMaterial
     from kmsd.ports import Wrapped
 
@@ -75,9 +75,10 @@ class WrapCalls(msgspec.Struct):
     async def _method(self, identity: MaterialIdentity, domain_key: DomainKey) -> WrapMethod:
         """Return how material is wrapped. Raises `MechanismMissing`."""
         kinds = await self._kinds(domain_key)
-        kind = identity.spec, identity.usage
+        usage = KeyUsage.ENCRYPT_DECRYPT if isinstance(identity.usage, OwnUsage) else identity.usage
+        kind = identity.spec, usage
         if (method := kinds.methods.get(kind)) is None:
-            raise MechanismMissing(kinds.lacking.get(kind, f"{identity.spec} {identity.usage}"))
+            raise MechanismMissing(kinds.lacking.get(kind, f"{identity.spec} {usage}"))
         return method
 
     async def generate(self, identity: MaterialIdentity, domain_key: DomainKey) -> WrappedMaterial:
@@ -100,7 +101,8 @@ class WrapCalls(msgspec.Struct):
         if identity.spec is KeySpec.SYMMETRIC_DEFAULT:
             await self.imports.unwrap_key(wrapped, mark, expected, store)
         else:
-            await self.imports.import_key(wrapped, (identity.spec, identity.usage), mark, expected, store)
+            kind = identity.spec, KeyUsage(identity.usage)
+            await self.imports.import_key(wrapped, kind, mark, expected, store)
         return taken[-1]
 
     async def rewrap(

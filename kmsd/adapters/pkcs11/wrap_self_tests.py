@@ -16,7 +16,7 @@ import structlog
 from pkcs11 import Attribute, KeyType
 
 from kmsd.adapters.pkcs11 import key_operations
-from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, mac_algorithm_of
+from kmsd.adapters.pkcs11.key_pairs import mac_algorithm_of, pair_of
 from kmsd.adapters.pkcs11.return_codes import CkrError, ErrorClass
 from kmsd.adapters.pkcs11.rsa_test_pair import rsa_test_pair
 from kmsd.adapters.pkcs11.templates import session_key
@@ -116,7 +116,7 @@ def _try(login: Login, session: Session, identity: MaterialIdentity, domain_key:
         trial = None if identity.spec.is_asymmetric else _trial(login, session, identity)
         login.wrapping.generate(session, identity, domain_key, method, trial=trial)
         return
-    pair = KEY_PAIRS[identity.spec, identity.usage]
+    pair = pair_of(identity.spec, identity.usage)
     private, public, public_key = rsa_test_pair(raw, session.handle, pair, changes=to_wrap(pair.private))
     try:
         login.wrapping.wrap(session, private, identity, domain_key, method, public_key=public_key, is_same=anything)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 from pkcs11 import Attribute, ObjectClass
 
-from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, MAC_KEYS
+from kmsd.adapters.pkcs11.key_pairs import MAC_KEYS, pair_of
 from kmsd.adapters.pkcs11.roles import attributes_of, role_mismatches
 from kmsd.adapters.pkcs11.templates import PRIVATE_ROLES, SEALING, SECRET_ROLES, only
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.cryptoki_types import Value
     from kmsd.adapters.pkcs11.templates import ObjectProfile
     from kmsd.domain.key_spec import KeySpec, KeyUsage
-    from kmsd.domain.material import Algorithm
+    from kmsd.domain.material import Algorithm, OwnUsage
 
 A = Attribute
 _DEMANDED: Mapping[int, Value] = {A.TOKEN: False, A.PRIVATE: True, A.SENSITIVE: True, A.WRAP_WITH_TRUSTED: True}
 
 
-def profile_of(spec: KeySpec, usage: KeyUsage, algorithm: Algorithm | None) -> ObjectProfile:
+def profile_of(spec: KeySpec, usage: KeyUsage | OwnUsage, algorithm: Algorithm | None) -> ObjectProfile:
     """Return the role of a key's secret or private object."""
     if algorithm is not None:
         return SEALING[algorithm]
-    return KEY_PAIRS[spec, usage].private if spec.is_asymmetric else MAC_KEYS[spec]
+    return pair_of(spec, usage).private if spec.is_asymmetric else MAC_KEYS[spec]
 
 
 def to_wrap(profile: ObjectProfile, roles: tuple[Attribute, ...] = ()) -> dict[int, Value]:

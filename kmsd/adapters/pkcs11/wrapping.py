@@ -16,10 +16,11 @@ from pkcs11 import Attribute, Mechanism
 from kmsd.adapters.pkcs11 import pair_proofs
 from kmsd.adapters.pkcs11.cryptoki_types import WrapMechanism
 from kmsd.adapters.pkcs11.expectations import WrongAnswer
-from kmsd.adapters.pkcs11.key_pairs import KEY_PAIRS, MAC_KEYS, session_pair
+from kmsd.adapters.pkcs11.key_pairs import MAC_KEYS, pair_of, session_pair
 from kmsd.adapters.pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, spki_of
 from kmsd.adapters.pkcs11.templates import SEALING
 from kmsd.adapters.pkcs11.wrapped_templates import mismatches, profile_of, to_wrap
+from kmsd.domain.material import OwnUsage
 from kmsd.ports import TokenError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Wrapping:
         template, made = to_wrap(profile, roles), []
         try:
             if identity.spec.is_asymmetric:
-                pair = KEY_PAIRS[identity.spec, identity.usage]
+                pair = pair_of(identity.spec, identity.usage)
                 public_template, _ = session_pair(pair)
                 private, public = self._raw.generate_pair(session.handle, pair.generation, public_template, template)
                 made += [private, public]
@@ -145,7 +146,7 @@ class Wrapping:
                 raise TokenError(f"the token unwrapped a {profile.name} key that falls short: {'; '.join(short)}")
             if not is_same(held.handle):
                 raise TokenError("the unwrapped key is not the one that was wrapped")
-            if method.algorithm:
+            if method.algorithm and not isinstance(identity.usage, OwnUsage):
                 use = identity.usage, method.algorithm
                 pair_proofs.prove(self._raw, session.handle, held.handle, material.public_key, use)
         except WrongAnswer as error:

@@ -88,9 +88,9 @@ class PostgresStore:
         self._counters = StoreCounters()
 
     @classmethod
-    async def open(cls, settings: PostgresSettings, node_id: str = "") -> PostgresStore:
+    async def open(cls, settings: PostgresSettings, node_id: str = "", hsm: str = "") -> PostgresStore:
         """Open the database. Raises `StoreUnavailable` (`StoreMissing`, `StoreUnfit`)."""
-        store = cls(settings, node_id)
+        store = cls(settings, node_id, hsm)
         await store._index.barrier()
         return store
 

@@ -11,7 +11,14 @@ from kmsd.adapters.sql.row_mapping import Row
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.key import Origin
 from kmsd.domain.key_spec import KeySpec, KeyUsage
-from kmsd.domain.material import Algorithm, MaterialIdentity, TokenName, WrappedMaterial, service_identity
+from kmsd.domain.material import (
+    Algorithm,
+    MaterialIdentity,
+    TokenName,
+    WrappedMaterial,
+    service_identity,
+    wrapping_key_identity,
+)
 
 _DOMAIN_KEY = "domain_key_id, token, state, binding_key, created_at, changed_at, missing"
 _NOT_DESTROYED = "EXISTS (SELECT 1 FROM domain_key WHERE domain_key_id = ?1 AND state <> 'destroyed')"
@@ -32,7 +39,9 @@ def _domain_key(row: Row) -> DomainKey:
 
 def _identity(row: Row) -> MaterialIdentity:
     """Return what wrapped material is bound to: a key, or a purpose of the daemon itself."""
-    if row[0] is None:
+    if row[9] is not None:
+        return wrapping_key_identity(row[4], row[9])
+    if row[7] is not None:
         return service_identity(row[7], row[4], Algorithm(row[8]))
     kind = row[0], KeySpec(row[1]), KeyUsage(row[2]), Origin(row[3])
     return row_mapping.identity(kind, material_id=row[4], algorithm=row[5])
@@ -62,18 +71,20 @@ class DomainKeyQueries(SqlAccess):
 
     async def wrapped_under(self, domain_key_id: bytes, after: bytes, count: int) -> Sequence[WrappedMaterial]:
         found = await self._all(
-            "SELECT key_id, spec, usage, origin, wrapped_material.material_id, material.algorithm, public_key, "
-            f"purpose, service_key.algorithm, {row_mapping.WRAPPED_COLUMNS} "
+            "SELECT key.key_id, spec, usage, origin, wrapped_material.material_id, material.algorithm, "
+            "coalesce(material.public_key, wrapping_key.public_key), purpose, service_key.algorithm, bits, "
+            f"{row_mapping.WRAPPED_COLUMNS} "
             "FROM wrapped_material JOIN domain_key USING (domain_key_id) "
-            "LEFT JOIN material USING (material_id) LEFT JOIN key USING (key_id) "
+            "LEFT JOIN material USING (material_id) LEFT JOIN key ON key.key_id = material.key_id "
             "LEFT JOIN service_key ON service_key.object_id = wrapped_material.material_id "
+            "LEFT JOIN wrapping_key ON wrapping_key.object_id = wrapped_material.material_id "
             "WHERE wrapped_material.domain_key_id = ? AND wrapped_material.material_id > ? "
             "ORDER BY wrapped_material.material_id LIMIT ?",
             domain_key_id,
             after,
             count,
         )
-        return [row_mapping.wrapped_material(row[9:], _identity(row), row[6] or b"") for row in found]
+        return [row_mapping.wrapped_material(row[10:], _identity(row), row[6] or b"") for row in found]
 
 
 class DomainKeyStatements(DomainKeyQueries):

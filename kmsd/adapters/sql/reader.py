@@ -297,9 +297,11 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
 
     async def _wrapping_keys(self, where: str, *values: object) -> list[WrappingKey]:
         found = await self._all(
-            "SELECT object_id, token, bits, public_key, wrapping_key.created_at, key_id, expires_at, failures "
-            f"FROM wrapping_key JOIN token_object USING (object_id) WHERE {where} "
-            "ORDER BY wrapping_key.created_at, object_id",
+            "SELECT object_id, token_object.token, bits, public_key, wrapping_key.created_at, key_id, expires_at, "
+            f"failures, {row_mapping.WRAPPED_COLUMNS} FROM wrapping_key JOIN token_object USING (object_id) "
+            "LEFT JOIN wrapped_material ON wrapped_material.material_id = object_id "
+            "LEFT JOIN domain_key ON domain_key.domain_key_id = wrapped_material.domain_key_id "
+            f"WHERE {where} ORDER BY wrapping_key.created_at, object_id",
             *values,
         )
         return [row_mapping.wrapping_key(row, self.hsm) for row in found]

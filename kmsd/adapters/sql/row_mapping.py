@@ -25,6 +25,7 @@ from kmsd.domain.material import (
     TokenName,
     WrappedMaterial,
     service_identity,
+    wrapping_key_identity,
 )
 from kmsd.domain.trusted_time import ClockSample, Uptime
 from kmsd.ports import KindOfMaterial, ServiceKey, TokenObject
@@ -269,16 +270,22 @@ def token_object(row: Row, hsm: str, *, orphaned: bool) -> TokenObject:
 
 
 def wrapping_key(row: Row, hsm: str) -> WrappingKey:
-    """Convert a row (object_id, token, bits, public_key, created_at, key_id, expires_at, failures)."""
+    """Convert a row (object_id, token, bits, public_key, created_at, key_id, expires_at, failures, WRAPPED_COLUMNS)."""
+    wrapped, token = None, row[1]
+    if row[8] is None:
+        token = named_here(token, hsm)
+    else:
+        wrapped = wrapped_material(row[8:], wrapping_key_identity(row[0], row[2]), row[3])
     return WrappingKey(
         object_id=row[0],
-        token=TokenName(named_here(row[1], hsm)),
+        token=TokenName(token),
         bits=row[2],
         public_key=row[3],
         created_at=instant(row[4]),
         key_id=row[5],
         expires_at=maybe_instant(row[6]),
         failures=row[7],
+        wrapped=wrapped,
     )
 
 

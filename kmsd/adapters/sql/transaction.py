@@ -220,6 +220,8 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
                 wrapping_key.failures,
             ),
         )
+        if wrapping_key.wrapped is not None:
+            await self._insert_wrapped(wrapping_key.wrapped)
 
     async def assign_wrapping_key(self, object_id: bytes, key_id: str, expires_at: datetime) -> None:
         await self._swap(
