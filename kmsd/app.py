@@ -35,7 +35,7 @@ from kmsd.config import node_identity
 from kmsd.config.sections import Config
 from kmsd.config.settings import ConfigError
 from kmsd.custody.message_counts import MessageCounts
-from kmsd.custody.provisioning import AUDIT, SENTINEL, create_sentinel, sentinel_purpose
+from kmsd.custody.provisioning import SENTINEL, create_sentinel, sentinel_purpose
 from kmsd.database import open_segments, open_store, read_secret
 from kmsd.domain.arn import ArnScope
 from kmsd.domain.key import Key
@@ -47,6 +47,7 @@ from kmsd.linux import boot_clock
 from kmsd.operations.declaration import Dependencies
 from kmsd.pipeline import Pipeline
 from kmsd.ports import (
+    AUDIT,
     AuditSink,
     AuditUnavailable,
     Clock,

@@ -13,11 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from kmsd.adapters.sqlite.database import SqliteDatabase
 from kmsd.backup.manifest import Manifest, holds
-from kmsd.custody.provisioning import AUDIT
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.key_spec import SigningAlgorithm
 from kmsd.domain.material import MaterialStatus, TokenName
-from kmsd.ports import ObjectReport, Reader, ServiceKey, Store, Token, TokenError, TokenObject, TokenUnavailable
+from kmsd.ports import AUDIT, ObjectReport, Reader, ServiceKey, Store, Token, TokenError, TokenObject, TokenUnavailable
 
 PROMISED = (MaterialStatus.READY, MaterialStatus.MISSING)
 """Statuses of objects that the token should hold."""

@@ -16,10 +16,9 @@ from kmsd.domain.arn import ArnScope
 from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.material import TokenName
-from kmsd.ports import ServiceKey, Store, Token
+from kmsd.ports import AUDIT, ServiceKey, Store, Token
 
 SENTINEL = "sentinel"
-AUDIT = "audit"
 ADMINISTRATOR_POLICY = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
 
 

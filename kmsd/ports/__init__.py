@@ -8,6 +8,7 @@ from kmsd.ports.audit import AuditSink, AuditUnavailable
 from kmsd.ports.clock import Clock, TrustedClock
 from kmsd.ports.store import Reader, Store, Transaction
 from kmsd.ports.store_records import (
+    AUDIT,
     DueKind,
     KindOfMaterial,
     Node,
@@ -52,6 +53,7 @@ from kmsd.ports.tokens import Tokens
 from kmsd.ports.wrapped_custody import WrappedCustody
 
 __all__ = [
+    "AUDIT",
     "AuditSink",
     "AuditUnavailable",
     "Capabilities",

@@ -191,6 +191,10 @@ class Transaction(Reader, IdentityWriter, DomainKeyWriter, NodeWriter, Protocol)
         """Insert a service key; its object must be known. Raises `StoreConflict` if the purpose is taken."""
         ...
 
+    async def publish_audit_key(self, public_key: bytes) -> None:
+        """Store the public half of this node's audit key, for the nodes of other HSMs. What is there stays."""
+        ...
+
     async def set_session_mac(self, sealed: bytes, old: bytes | None = None) -> None:
         """Store the sealed MAC key in place of `old` (compare-and-swap); None: there is none yet."""
         ...

@@ -66,6 +66,10 @@ class TokenObject(msgspec.Struct, frozen=True):
     """True for material that is wrapped under a domain key: the token holds no object of this id."""
 
 
+AUDIT = "audit"
+"""Purpose of the service key that signs the audit trail."""
+
+
 class ServiceKey(msgspec.Struct, frozen=True):
     """A key of the daemon itself: a token object, or wrapped material."""
 
@@ -76,6 +80,8 @@ class ServiceKey(msgspec.Struct, frozen=True):
     """None for the audit key, which signs."""
     wrapped: WrappedMaterial | None = None
     """None for a token object."""
+    public_key: bytes | None = None
+    """Public half of the audit key, DER SubjectPublicKeyInfo, once its node has published it."""
 
     @property
     def reference(self) -> KeyReference:

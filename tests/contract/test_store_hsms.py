@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from kmsd.adapters.postgres import schema
 from kmsd.adapters.postgres.store import PostgresStore
-from kmsd.custody import import_parameters, provisioning, token_objects
+from kmsd.custody import import_parameters, token_objects
 from kmsd.custody.wrapped_material import has_several_hsms, lacking_domain_keys
 from kmsd.domain.domain_key import DomainKey, DomainKeyState
 from kmsd.domain.key_import import WrappingKey
@@ -24,7 +24,7 @@ from kmsd.domain.material import (
     service_identity,
     wrapping_key_identity,
 )
-from kmsd.ports import Node, ServiceKey, Store, TokenObject
+from kmsd.ports import AUDIT, Node, ServiceKey, Store, TokenObject
 from tests.contract.stores import Pair
 from tests.support.postgres import cluster
 from tests.support.stored_keys import a_domain_key
@@ -128,13 +128,16 @@ async def test_each_has_objects_of_its_own(sites: Sites) -> None:
         object_id = await token_objects.record_intent(store, "service:audit", NOW)
         async with store.write() as transaction:
             await token_objects.mark_ready(transaction, object_id)
-            await transaction.insert_service_key(ServiceKey(provisioning.AUDIT, object_id, None))
+            await transaction.insert_service_key(ServiceKey(AUDIT, object_id, None))
+            await transaction.publish_audit_key(bytes((len(made),)))
+            await transaction.publish_audit_key(b"another")
         made.append(object_id)
     for store, (mine, other) in zip(sites, (made, made[::-1]), strict=True):
         reader = await store.read()
         assert await has_several_hsms(reader)
         keys = await reader.service_keys()
-        assert keys[provisioning.AUDIT].object_id == mine
+        assert keys[AUDIT].object_id == mine
+        assert {key.public_key for key in keys.values()} == {b"\0", b"\1"}
         assert [key.object_id for purpose, key in keys.items() if purpose.startswith("audit@")] == [other]
         rows = {row.object_id: row.token for row in await reader.token_objects()}
         assert (rows[mine], rows[mine].is_elsewhere, rows[other].is_elsewhere) == (TokenName.MAIN, False, True)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from kmsd.adapters.audit_trail.checkpoint_evidence import of_other_nodes
+from kmsd.adapters.audit_trail.format import files_of
 from tests.support.clients import Credentials, code_of
 from tests.support.daemon import Daemon, eventually
 from tests.support.key_ceremonies import act, listed
@@ -157,6 +159,19 @@ def test_trails_are_signed_by_each_hsm(site: TwoHsms) -> None:
     site.north.cli("audit", "verify", str(site.north.data / "audit"), str(site.south.data / "audit"))
     keys = [node.cli("audit", "public-key").stdout for node in (site.north, site.south)]
     assert keys[0] != keys[1]
+
+
+def test_each_records_the_checkpoints_of_the_other(site: TwoHsms) -> None:
+    """Although another audit key has signed them."""
+    for node in (site.north, site.south):
+        eventually(lambda node=node: bool(other_nodes_in(node)), node)
+        assert "audit_anchor_refused" not in node.log()
+
+
+def other_nodes_in(node: Daemon) -> list[object]:
+    """Checkpoints of other nodes that a trail records."""
+    files = [path for found in files_of(node.data / "audit").values() for _, path in found]
+    return [claim for path in files for claim in of_other_nodes(path)]
 
 
 def test_the_next_rotation(site: TwoHsms) -> None:

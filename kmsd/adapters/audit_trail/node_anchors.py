@@ -16,7 +16,8 @@ import structlog
 from kmsd.adapters.audit_trail.checkpoint_evidence import Signatures
 from kmsd.adapters.audit_trail.format import COPIES, Checkpoint, Malformed, TrailNode, checkpoint_of
 from kmsd.adapters.audit_trail.sink import TrailSink
-from kmsd.ports import AuditUnavailable, NodeCheckpoint, Store, StoreError
+from kmsd.domain.material import AT
+from kmsd.ports import AUDIT, AuditUnavailable, NodeCheckpoint, Reader, Store, StoreError
 
 PERIOD_SECONDS = 10.0
 """Seconds between two exchanges."""
@@ -51,12 +52,13 @@ class NodeAnchors:
     async def exchange(self) -> None:
         """Publish what is new here, record what is new elsewhere. Raises `StoreError`, `AuditUnavailable`, OSError."""
         await asyncio.to_thread(self._read_copies)
-        published = await (await self._store.read()).checkpoints()
+        reader = await self._store.read()
+        published, keys = await reader.checkpoints(), await self._audit_keys(reader)
         await self._publish({one.writer: one.sequence for one in published if one.node_id == self._node.node_id})
         for one in published:
             chain = (one.node_id, one.writer)
             if one.node_id != self._node.node_id and one.sequence > self._recorded.get(chain, 0):
-                await self._record(_as_checkpoint(one))
+                await self._record(_as_checkpoint(one), keys)
                 self._recorded[chain] = one.sequence
 
     def _read_copies(self) -> None:
@@ -97,10 +99,20 @@ class NodeAnchors:
                 row = NodeCheckpoint(self._node.node_id, one.writer, one.sequence, one.hash, one.at, one.signature)
                 await transaction.put_checkpoint(row)
 
-    async def _record(self, checkpoint: Checkpoint) -> None:
-        """Record another node's checkpoint, if the audit key signed it."""
-        key = self._sink.public_key
-        if key is not None and Signatures([key]).holds(checkpoint):
+    async def _audit_keys(self, reader: Reader) -> Signatures:
+        """Return what verifies checkpoints: the audit key of this node's HSM, and those that others have published."""
+        own = self._sink.public_key
+        if own is None:
+            return Signatures([])
+        known = [key for purpose, key in (await reader.service_keys()).items() if purpose.partition(AT)[0] == AUDIT]
+        if all(key.public_key != own for key in known):
+            async with self._store.write() as transaction:
+                await transaction.publish_audit_key(own)
+        return Signatures([own, *(key.public_key for key in known if key.public_key)])
+
+    async def _record(self, checkpoint: Checkpoint, keys: Signatures) -> None:
+        """Record another node's checkpoint, if an audit key signed it."""
+        if keys.holds(checkpoint):
             await self._sink.record_anchor(checkpoint)
         else:
             log.error("audit_anchor_refused", **checkpoint.members())

@@ -46,7 +46,7 @@ _KEY = f"""
     WHERE key.key_id = ? ORDER BY material.created_at, material.material_id"""
 """A key with its materials, a row for each; those that cannot be used, and a key without any, have NULL as status."""
 _SERVICE_KEYS = f"""
-    SELECT purpose, object_id, algorithm, {row_mapping.WRAPPED_COLUMNS} FROM service_key
+    SELECT purpose, object_id, algorithm, public_key, {row_mapping.WRAPPED_COLUMNS} FROM service_key
     LEFT JOIN wrapped_material ON wrapped_material.material_id = object_id
     LEFT JOIN domain_key ON domain_key.domain_key_id = wrapped_material.domain_key_id"""
 _KEY_WIDTH = row_mapping.KEY_COLUMNS.count(",") + 1

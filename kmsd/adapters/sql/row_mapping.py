@@ -318,12 +318,12 @@ def imported_values(new: ImportedMaterial) -> tuple[Any, ...]:
 
 
 def service_key(row: Row, hsm: str) -> ServiceKey:
-    """Convert a row (purpose, object_id, algorithm) and WRAPPED_COLUMNS; the latter are NULL for an object."""
+    """Convert a row (purpose, object_id, algorithm, public_key) and WRAPPED_COLUMNS, which are NULL for an object."""
     algorithm = None if row[2] is None else Algorithm(row[2])
-    if row[3] is None or algorithm is None:
-        return ServiceKey(named_here(row[0], hsm), row[1], algorithm)
+    if row[4] is None or algorithm is None:
+        return ServiceKey(named_here(row[0], hsm), row[1], algorithm, public_key=row[3])
     identity = service_identity(row[0], row[1], algorithm)
-    return ServiceKey(row[0], row[1], algorithm, wrapped_material(row[3:], identity, b""))
+    return ServiceKey(row[0], row[1], algorithm, wrapped_material(row[4:], identity, b""))
 
 
 def kind_of_material(row: Row) -> KindOfMaterial:

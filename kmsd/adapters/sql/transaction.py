@@ -17,7 +17,7 @@ from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.material import Material, MaterialStatus
-from kmsd.ports import ServiceKey, StoreConflict, TokenObject
+from kmsd.ports import AUDIT, ServiceKey, StoreConflict, TokenObject
 
 
 class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKeyStatements, NodeStatements):
@@ -198,6 +198,13 @@ class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKe
         )
         if service_key.wrapped is not None:
             await self._insert_wrapped(service_key.wrapped)
+
+    async def publish_audit_key(self, public_key: bytes) -> None:
+        await self._run(
+            "UPDATE service_key SET public_key = ? WHERE purpose = ? AND public_key IS NULL",
+            public_key,
+            row_mapping.named_in_database(AUDIT, self.hsm),
+        )
 
     async def set_session_mac(self, sealed: bytes, old: bytes | None = None) -> None:
         await self._swap(

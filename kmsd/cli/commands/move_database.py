@@ -88,7 +88,13 @@ async def _require_ready(config: Config, source: Database, target: Database) -> 
         if config.logs_dir.is_dir() and any(config.logs_dir.iterdir()):
             raise ExistsAlready(f"{config.logs_dir} holds log events: move it away first")
         async with source.open() as store:
-            others = [node.name for node in await (await store.read()).nodes()]
+            reader = await store.read()
+            others = [node.name for node in await reader.nodes()]
+        if reader.hsm:
+            raise ConfigError(
+                f"this node uses the HSM {reader.hsm}, and SQLite knows one HSM, that of the first node: move the "
+                "database on a node of that one"
+            )
         if len(others) > 1:
             raise ConfigError(
                 f"the database has {len(others)} nodes, SQLite has one: remove the others by `kmsd node remove`"

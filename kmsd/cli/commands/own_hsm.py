@@ -12,7 +12,7 @@ from kmsd.config.settings import ConfigError
 from kmsd.custody import provisioning, shared_service_keys
 from kmsd.domain.material import TokenName
 from kmsd.exit_codes import InputRefused
-from kmsd.ports import Reader, Store, Token
+from kmsd.ports import AUDIT, Reader, Store, Token
 
 NEXT_STEP = (
     "Its HSM has none of the domain keys yet, so the node is not ready. Hand new ones on: kmsd domain-key accept here, "
@@ -77,5 +77,5 @@ async def require_other_token(reader: Reader, token: Token) -> None:
 async def create_objects(store: Store, token: Token, hsm: str) -> None:
     """Create the sentinel and the audit key in an HSM of its own, as far as they are missing."""
     if hsm:
-        for purpose in (provisioning.SENTINEL, provisioning.AUDIT):
+        for purpose in (provisioning.SENTINEL, AUDIT):
             await provisioning.create_service_key(store, token, purpose, SystemClock().now())

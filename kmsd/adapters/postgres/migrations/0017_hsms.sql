@@ -17,3 +17,8 @@ BEGIN
     PERFORM note_change((SELECT 'service' FROM service_key WHERE object_id = NEW.material_id));
     RETURN NULL;
 END $$;
+
+-- Public half of an audit key, for the nodes of other HSMs.
+ALTER TABLE service_key ADD COLUMN public_key BYTEA;
+CREATE TRIGGER change_service_key_update AFTER UPDATE ON service_key
+    FOR EACH STATEMENT EXECUTE FUNCTION change_subject('service');

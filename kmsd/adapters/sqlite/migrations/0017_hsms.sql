@@ -11,3 +11,8 @@ CREATE TABLE domain_key_holder (
 -- Wrapped material is a client's, or the daemon's own.
 CREATE TRIGGER change_wrapped_service_key AFTER UPDATE ON wrapped_material
     BEGIN INSERT INTO change (subject) SELECT 'service' FROM service_key WHERE object_id = new.material_id; END;
+
+-- Public half of an audit key, for the nodes of other HSMs.
+ALTER TABLE service_key ADD COLUMN public_key BLOB;
+CREATE TRIGGER change_service_key_update AFTER UPDATE ON service_key
+    BEGIN INSERT INTO change (subject) VALUES ('service'); END;
