@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from kmsd import __version__
 from kmsd.adapters.postgres.settings import DatabaseUrl, PostgresSettings
 from kmsd.adapters.sql.database import Database
@@ -43,10 +45,11 @@ def first_node(config: Config) -> Node:
 
     Raises `ConfigError`.
     """
-    identity = node_identity.read(config.data_dir) or NodeIdentity.new(socket.gethostname().lower())
+    known = node_identity.read(config.data_dir) or NodeIdentity.new(socket.gethostname().lower())
+    identity = replace(known, hsm="")
     node_identity.write(config.data_dir, identity)
     now = datetime.now(UTC)
-    return Node(identity.node_id, identity.name, now, now, __version__, identity.hsm)
+    return Node(identity.node_id, identity.name, now, now, __version__)
 
 
 @asynccontextmanager

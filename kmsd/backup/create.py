@@ -116,6 +116,7 @@ async def _manifest(components: Components, signer: Signer, snapshot_at: datetim
         token=TokenNote(info.label, info.serial, info.manufacturer, info.model),
         audit_key=signer.public_key,
         parts=parts,
+        hsm=(await components.store.read()).hsm,
     )
     if not manifest.has_token:
         return manifest

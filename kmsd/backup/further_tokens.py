@@ -85,7 +85,11 @@ async def compare(config: Config, database: Path) -> FurtherTokens:
 
 async def _contents(reader: Reader) -> list[_Contents]:
     """Return the contents of all further tokens, sorted by name."""
-    rows = [row for row in await reader.token_objects(*PROMISED) if row.token not in (TokenName.MAIN, TokenName.IMPORT)]
+    rows = [
+        row
+        for row in await reader.token_objects(*PROMISED)
+        if row.token not in (TokenName.MAIN, TokenName.IMPORT) and not row.token.is_elsewhere
+    ]
     domain_keys = [
         one
         for one in await reader.domain_keys()
@@ -121,6 +125,6 @@ async def _count_keys(reader: Reader, contents: _Contents) -> int:
     for domain_key_id in contents.domain_keys:
         after = b""
         while page := await reader.wrapped_under(domain_key_id, after, _PAGE):
-            keys.update(material.identity.key_id for material in page)
+            keys.update(material.identity.key_id for material in page if not material.identity.is_own)
             after = page[-1].material_id
     return len(keys)

@@ -53,6 +53,8 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
     parts: tuple[Part, ...]
     token_proof: str | None = None
     """`proof_by_pin`, if the backup holds the token's own files; None also in backups of older releases."""
+    hsm: str = ""
+    """Name of the HSM of the node that made it. Empty: that of the first node."""
 
     @property
     def has_token(self) -> bool:

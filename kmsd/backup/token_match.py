@@ -53,7 +53,11 @@ async def compare(database: Path, token: Token, manifest: Manifest) -> TokenComp
         reader = await store.read()
         elsewhere = {row.object_id for row in await reader.token_objects() if row.token != TokenName.MAIN}
         service_keys = await reader.service_keys()
-        own = {purpose: key for purpose, key in service_keys.items() if key.object_id not in elsewhere}
+        own = {
+            purpose: key
+            for purpose, key in service_keys.items()
+            if key.object_id not in elsewhere and key.wrapped is None
+        }
         listed = await token.list_objects()
         await _belong_together(own, {found.object_id for found in listed}, token, manifest)
         return await differences(reader, TokenName.MAIN, token, listed)

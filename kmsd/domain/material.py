@@ -102,6 +102,11 @@ class MaterialIdentity(msgspec.Struct, frozen=True):
     """The algorithm of its blobs; None for a key that encrypts no blobs."""
     is_imported: bool
 
+    @property
+    def is_own(self) -> bool:
+        """True for a key of the daemon itself. Its id is a hash, UUID version 5; those of clients' keys are random."""
+        return UUID(self.key_id).version == 5  # noqa: PLR2004 (as above)
+
 
 class WrappedMaterial(msgspec.Struct, frozen=True):
     """Key material wrapped under a domain key, and the MAC that binds it to its identity (docs/custody.md)."""

@@ -14,7 +14,7 @@ import pytest
 from kmsd.adapters.audit_trail.checkpoint_evidence import of_other_nodes
 from kmsd.adapters.audit_trail.format import files_of
 from tests.support.clients import Credentials, code_of
-from tests.support.daemon import Daemon, eventually
+from tests.support.daemon import Daemon, eventually, free_port, write_config
 from tests.support.key_ceremonies import act, listed
 from tests.support.key_import import FOREVER, wrap
 from tests.support.two_hsms import HSM, TwoHsms, two_hsms
@@ -182,6 +182,31 @@ def test_the_next_rotation(site: TwoHsms) -> None:
     site.share_domain_keys()
     (current,) = [one for one, (state, _, _) in listed(site.south).items() if state == "current"]
     assert listed(site.north)[current][2] == "present"
+    for node in (site.north, site.south):
+        serves(node, made)
+
+
+def test_a_backup_of_the_second_hsm(site: TwoHsms, tmp_path: Path) -> None:
+    """It is restored to a host with that HSM alone, which becomes the first; the other HSM's token refuses it."""
+    made = uses(site.north.client())
+    file = tmp_path / "kmsd.backup"
+    site.south.cli("backup", str(file), "--without-token")
+    accepted = ("--accept-revived", "--accept-rollback")
+    for number, node in enumerate((site.north, site.south)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        port = free_port()
+        host = Daemon(folder, node.place, port, write_config(folder, node.place, port, custody="wrapped"))
+        host.admin = node.admin
+        if node is site.north:
+            assert "lacks the daemon's own objects" in refused(host, "restore", str(file), *accepted)
+            continue
+        host.cli("restore", str(file), *accepted)
+        host.start()
+        serves(host, made)
+        assert "missing" not in host.cli("jobs", "run", "reconcile").stdout.decode()
+        host.client().create_key(KeySpec="ECC_NIST_EDWARDS25519", KeyUsage="SIGN_VERIFY")
+        host.stop()
     for node in (site.north, site.south):
         serves(node, made)
 

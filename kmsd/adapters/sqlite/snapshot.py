@@ -9,6 +9,14 @@ from kmsd.adapters.sqlite import connection as connections
 from kmsd.adapters.sqlite.connection import translated
 from kmsd.ports import StoreUnfit
 
+_FORMER = "(first)"
+"""Name that the HSM of the first node gets when another one takes its place: no HSM can be given it."""
+_NAMES = (
+    ("token_object", "token", "custody = 'object'"),
+    ("service_key", "purpose", "object_id IN (SELECT object_id FROM token_object WHERE custody = 'object')"),
+)
+"""Columns that end in `@` and the name of an HSM, and the rows in which they do."""
+
 
 def take(source: Path, target: Path) -> None:
     """Copy the database at `source`, while others write to it, to the new file `target`; durable on return.
@@ -42,6 +50,30 @@ def check(path: Path) -> None:
         connection.close()
     if found != ["ok"] or broken is not None:
         raise StoreUnfit(f"{path} is damaged: {found[0] if found != ['ok'] else f'dangling row in {broken[0]}'}")
+
+
+def make_first_hsm(path: Path, hsm: str) -> None:
+    """Let an HSM take the place of the first node's: the database is for one host, with this HSM.
+
+    Raises `StoreUnavailable`.
+    """
+    connection = connections.connect(path, busy_seconds=5)
+    try:
+        with translated():
+            connection.execute("BEGIN IMMEDIATE")
+            for table, column, where in _NAMES:
+                update = f"UPDATE {table} SET {column} = "
+                rows = f"WHERE {where} AND instr({column}, '@')"
+                connection.execute(f"{update} {column} || '@' || ? {rows} = 0", (_FORMER,))
+                connection.execute(
+                    f"{update} substr({column}, 1, instr({column}, '@') - 1) {rows} > 0 AND {column} LIKE '%@' || ?",
+                    (hsm,),
+                )
+            connection.execute("UPDATE domain_key_holder SET hsm = ? WHERE hsm = ''", (_FORMER,))
+            connection.execute("UPDATE domain_key_holder SET hsm = '' WHERE hsm = ?", (hsm,))
+            connection.execute("COMMIT")
+    finally:
+        connection.close()
 
 
 def prepare(path: Path) -> list[bytes]:

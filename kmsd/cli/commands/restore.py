@@ -201,6 +201,8 @@ async def _restore(config: Config, options: argparse.Namespace, manifest: Manife
     """Compare, check, and put in place. Raises `Refused`, `Checked`, `TokenMismatch`, OSError."""
     database = stage / DATABASE
     intents = len(snapshot.prepare(database))
+    if manifest.hsm:
+        snapshot.make_first_hsm(database, manifest.hsm)
     further = await further_tokens.compare(config, database)
     if not options.with_token:
         async with open_token(token_settings(config, None)) as token:
