@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,15 @@ from kmsd import __version__
 from kmsd.adapters.postgres.settings import DatabaseUrl, PostgresSettings
 from kmsd.adapters.sql.database import Database
 from kmsd.adapters.sqlite.database import SqliteDatabase
+from kmsd.cloudwatch_logs.data_keys import DATA_KEY_PURPOSE, SERVICE_KEY
+from kmsd.cloudwatch_logs.insights.results import QUERY_PURPOSE
 from kmsd.cloudwatch_logs.segments.store import FileSegments
 from kmsd.config import node_identity
 from kmsd.config.node_identity import NodeIdentity
 from kmsd.config.sections import Config, StoreConfig
 from kmsd.config.settings import ConfigError
-from kmsd.ports import Node
+from kmsd.custody.service_sealer import OF_OBJECT, ServiceSealer
+from kmsd.ports import Node, Reader, Token
 
 if TYPE_CHECKING:
     from kmsd.cloudwatch_logs.ports import LogStore, Segments
@@ -66,6 +70,20 @@ def open_segments(config: Config, store: LogStore) -> Segments:
     from kmsd.adapters.postgres.segments import PostgresSegments  # noqa: PLC0415 (as above)
 
     return PostgresSegments.of(store)
+
+
+async def reseal_logs(config: Config, reader: Reader, token: Token) -> int:
+    """Seal again what an object in the token has sealed for log events in PostgreSQL. Return the number of texts.
+
+    Query results are left: they live for a week. Raises the errors of store and token, `ConfigError`.
+    """
+    if not config.store.url:
+        return 0
+    from kmsd.adapters.postgres import log_secrets  # noqa: PLC0415 (as above)
+
+    sealer = await ServiceSealer.of(reader, token, SERVICE_KEY)
+    data_key, query = (partial(sealer.reseal, purpose) for purpose in (DATA_KEY_PURPOSE, QUERY_PURPOSE))
+    return await log_secrets.reseal(_settings(config.store), OF_OBJECT, data_key, query)
 
 
 def _settings(given: StoreConfig) -> PostgresSettings:

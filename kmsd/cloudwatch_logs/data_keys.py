@@ -41,7 +41,7 @@ HOLD_SECONDS = 10.0
 MAX_CACHED = 4_096
 """Limit on the data keys that a process caches for decryption; the oldest is evicted first."""
 KEY_BYTES = 32
-_PURPOSE = "log-data-key"
+DATA_KEY_PURPOSE = "log-data-key"
 
 
 class DataKey(msgspec.Struct, eq=False, weakref=True):
@@ -144,7 +144,7 @@ class DataKeys:
         plaintext = await self._tokens.main.random(KEY_BYTES)
         if key is None:
             sealer = await ServiceSealer.of(reader, self._tokens.main, SERVICE_KEY)
-            blob = await sealer.encrypt(_PURPOSE, subject.arn, plaintext)
+            blob = await sealer.encrypt(DATA_KEY_PURPOSE, subject.arn, plaintext)
         else:
             blob = await encryption.encrypt(self._tokens, key, now, plaintext, subject.context)
             await self._access.record("GenerateDataKey", subject, key, now, decision)
@@ -155,7 +155,7 @@ class DataKeys:
         try:
             if key is None:
                 sealer = await ServiceSealer.of(reader, self._tokens.main, SERVICE_KEY)
-                return await sealer.decrypt(_PURPOSE, subject.arn, wrapped.blob)
+                return await sealer.decrypt(DATA_KEY_PURPOSE, subject.arn, wrapped.blob)
             opened = await encryption.decrypt(self._tokens, key, blobs.parse(wrapped.blob), subject.context)
         except (NotAuthentic, InvalidCiphertextException, blobs.MalformedBlob) as exc:
             raise SegmentDamaged(f"data key {wrapped.data_key_id.hex()}") from exc

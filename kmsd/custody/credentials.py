@@ -49,8 +49,7 @@ async def seal_secret(sealer: ServiceSealer, access_key_id: str, secret: str) ->
 
 async def resealed(sealer: ServiceSealer, access_key: AccessKey) -> bytes:
     """Return the secret of an access key, sealed again. Raises the token's errors."""
-    secret = await sealer.decrypt(ACCESS_KEY_PURPOSE, access_key.access_key_id, access_key.sealed_secret)
-    return await sealer.encrypt(ACCESS_KEY_PURPOSE, access_key.access_key_id, secret)
+    return await sealer.reseal(ACCESS_KEY_PURPOSE, access_key.access_key_id, access_key.sealed_secret)
 
 
 class CredentialStore:

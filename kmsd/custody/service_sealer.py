@@ -17,7 +17,8 @@ from kmsd.ports import NotAuthentic, Reader, ServiceKey, StoreUnavailable, Token
 
 PURPOSE = "sealing"
 """Name of the service key."""
-_OF_OBJECT, _OF_WRAPPED = b"\x01", b"\x02"
+OF_OBJECT, _OF_WRAPPED = b"\x01", b"\x02"
+"""First byte of a sealed text, by the kind of the key."""
 
 
 def wrapped_purpose(key: str) -> str:
@@ -62,10 +63,14 @@ class ServiceSealer(msgspec.Struct, frozen=True):
                 return await self.token.decrypt(key.reference, algorithm, sealed[2:], aad)
         raise NotAuthentic("not a sealed text of this daemon")
 
+    async def reseal(self, purpose: str, subject: str, sealed: bytes) -> bytes:
+        """Return a sealed text, sealed again by the key that encrypts. Raises as `decrypt`."""
+        return await self.encrypt(purpose, subject, await self.decrypt(purpose, subject, sealed))
+
 
 def _head(key: ServiceKey) -> tuple[bytes, Algorithm]:
     """Return the first bytes of what a key seals, and its algorithm."""
     if key.algorithm is None:
         raise StoreUnavailable(f"the {key.purpose} key does not encrypt")
-    version = _OF_OBJECT if key.wrapped is None else _OF_WRAPPED
+    version = OF_OBJECT if key.wrapped is None else _OF_WRAPPED
     return version + bytes((key.algorithm,)), key.algorithm

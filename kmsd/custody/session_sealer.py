@@ -89,8 +89,7 @@ async def reseal(transaction: Transaction, sealer: ServiceSealer) -> int:
     stored = (await transaction.session_mac()).sealed
     if stored is None or is_of_wrapped(stored):
         return 0
-    mac_key = await sealer.decrypt(_KEY_PURPOSE, "", stored)
-    await transaction.set_session_mac(await sealer.encrypt(_KEY_PURPOSE, "", mac_key), stored)
+    await transaction.set_session_mac(await sealer.reseal(_KEY_PURPOSE, "", stored), stored)
     return 1
 
 

@@ -1,9 +1,9 @@
 """Service keys for several HSMs: wrapped under a domain key, so that every HSM with the domain key has them.
 
 An object never becomes wrapped material, so each key gets a successor. What the daemon keeps sealed is sealed again:
-the secrets of access keys, and the key that authenticates session tokens. What clients have (session tokens, grant
-tokens, markers, import tokens) and what was sealed for log events stays under the earlier key, which only its own HSM
-can use.
+the secrets of access keys, and the key that authenticates session tokens; `kmsd.database.reseal_logs` does the same for
+log events. What clients have (session tokens, grant tokens, markers, import tokens) stays under the earlier key, which
+only its own HSM can use.
 """
 
 from __future__ import annotations

@@ -102,15 +102,23 @@ def serves(node: Daemon, made: dict[str, dict[str, Any]]) -> None:
     blob = kms.encrypt(KeyId=key_id, Plaintext=SECRET)["CiphertextBlob"]
     assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == SECRET
     kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
-    logs = node.client("logs")
     name = f"group-{time.time_ns()}"
-    logs.create_log_group(logGroupName=name)
-    logs.create_log_stream(logGroupName=name, logStreamName="s")
-    event = {"timestamp": int(time.time() * 1000), "message": "event"}
-    logs.put_log_events(logGroupName=name, logStreamName="s", logEvents=[event])
-    assert [one["message"] for one in logs.filter_log_events(logGroupName=name)["events"]] == ["event"]
+    logged(node, name)
+    assert [one["message"] for one in node.client("logs").filter_log_events(logGroupName=name)["events"]] == ["event"]
     session = temporary(node)
     assert node.client("kms", session).decrypt(**made["decrypt"])["Plaintext"] == SECRET
+
+
+def logged(node: Daemon, group: str = "early") -> str:
+    """A log event, and a query, whose text it is."""
+    logs, now = node.client("logs"), int(time.time() * 1000)
+    logs.create_log_group(logGroupName=group)
+    logs.create_log_stream(logGroupName=group, logStreamName="s")
+    event = {"timestamp": now, "message": "event"}
+    logs.put_log_events(logGroupName=group, logStreamName="s", logEvents=[event])
+    query = f"fields @message | filter @message like '{group}'"
+    logs.start_query(logGroupName=group, queryString=query, startTime=now // 1000 - 60, endTime=now // 1000 + 60)
+    return query
 
 
 def temporary(node: Daemon) -> Credentials:
@@ -218,6 +226,7 @@ def test_before_it_can_serve(tmp_path: Path) -> None:
         north.start()
         key_id = north.client().create_key()["KeyMetadata"]["KeyId"]
         blob = north.client().encrypt(KeyId=key_id, Plaintext=SECRET)["CiphertextBlob"]
+        query = logged(north)
         assert "another token. A node with an HSM of its own: --hsm NAME" in refused(south, "join", "--name", "south")
         assert "kmsd custody move --service-keys" in refused(south, "join", "--name", "south", "--hsm", HSM)
         assert "cannot be an HSM's name" in refused(south, "join", "--name", "south", "--hsm", "No name")
@@ -235,3 +244,6 @@ def test_before_it_can_serve(tmp_path: Path) -> None:
         assert south.client().decrypt(CiphertextBlob=blob)["Plaintext"] == SECRET
         north.stop()
         assert south.client().decrypt(CiphertextBlob=blob)["Plaintext"] == SECRET
+        logs = south.client("logs")
+        assert [one["message"] for one in logs.filter_log_events(logGroupName="early")["events"]] == ["event"]
+        assert query in {one["queryString"] for one in logs.describe_queries(logGroupName="early")["queries"]}

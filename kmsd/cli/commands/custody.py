@@ -8,6 +8,7 @@ Earlier material stays where it is and decrypts what it encrypted. Only generate
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,9 +17,10 @@ from kmsd.audit import KEY
 from kmsd.cli.commands.check_policies import all_keys
 from kmsd.cli.commands.named_keys import key_named
 from kmsd.cli.commands.operator_audit import KMSD, administrative_act
-from kmsd.cloudwatch_logs.data_keys import SERVICE_KEY
+from kmsd.cloudwatch_logs.data_keys import HOLD_SECONDS, SERVICE_KEY
 from kmsd.config.sections import Config
 from kmsd.custody import key_material, rotation, shared_service_keys, token_objects, wrapped_material
+from kmsd.database import reseal_logs
 from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.key_state import Usable
@@ -76,8 +78,16 @@ async def _share_service_keys(components: Components) -> str:
         raise InputRefused("the main token has no current domain key: kmsd domain-key create makes one")
     async with administrative_act(components, "MoveServiceKeys", {}, source=KMSD) as act:
         count = await shared_service_keys.share(store, components.token, domain_key, now, [SERVICE_KEY])
+        if count_of_logs := await _resealed_logs(components):
+            # A process that has begun before may go on to use a data key of the earlier key.
+            await asyncio.sleep(HOLD_SECONDS)
+            count += count_of_logs + await _resealed_logs(components)
         act.elements = {"sealedAgain": count}
     return f"the daemon's sealing keys are {WRAPPED}; {count} stored secrets were sealed again"
+
+
+async def _resealed_logs(components: Components) -> int:
+    return await reseal_logs(components.config, await components.store.read(), components.token)
 
 
 async def _keys(components: Components, options: argparse.Namespace) -> AsyncIterator[Key]:

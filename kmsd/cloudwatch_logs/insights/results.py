@@ -24,7 +24,7 @@ from kmsd.domain.arn import ArnScope
 from kmsd.ports import Reader, Token
 
 Rows = Sequence[Sequence[tuple[str, str]]]
-_PURPOSE = "log-query"
+QUERY_PURPOSE = "log-query"
 _encode = msgspec.msgpack.Encoder().encode
 _decode_rows = msgspec.msgpack.Decoder(list[list[tuple[str, str]]]).decode
 _VERSION = 2
@@ -119,10 +119,10 @@ def chunks_of(content: bytes, version: int) -> list[Chunk]:
 async def seal_text(reader: Reader, token: Token, query_id: str, query: str) -> bytes:
     """Encrypt the query's text, which may quote events."""
     sealer = await ServiceSealer.of(reader, token, SERVICE_KEY)
-    return await sealer.encrypt(_PURPOSE, query_id, query.encode())
+    return await sealer.encrypt(QUERY_PURPOSE, query_id, query.encode())
 
 
 async def open_text(reader: Reader, token: Token, query_id: str, sealed: bytes) -> str:
     """Decrypt a query's text; the inverse of `seal_text`."""
     sealer = await ServiceSealer.of(reader, token, SERVICE_KEY)
-    return (await sealer.decrypt(_PURPOSE, query_id, sealed)).decode()
+    return (await sealer.decrypt(QUERY_PURPOSE, query_id, sealed)).decode()
