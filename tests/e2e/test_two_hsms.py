@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,8 @@ from tests.support.clients import Credentials, code_of
 from tests.support.daemon import Daemon, eventually, free_port, write_config
 from tests.support.key_ceremonies import act, listed
 from tests.support.key_import import FOREVER, wrap
-from tests.support.two_hsms import HSM, TwoHsms, two_hsms
+from tests.support.page_commands import commands
+from tests.support.two_hsms import HSM, TwoHsms, hand_on, two_hsms
 
 SECRET = b"a secret"
 
@@ -26,9 +29,10 @@ SECRET = b"a secret"
 def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHsms]:
     """Both serve, and each has made keys."""
     with two_hsms(tmp_path_factory.mktemp("site")) as found:
-        found.north.cli("custody", "move", "--service-keys")
-        found.south.cli("join", "--name", "south", "--hsm", HSM)
-        found.share_domain_keys()
+        typed(found.north, "service keys")
+        assert "this host is the node south-1" in typed(found.south, "join with an HSM")
+        hand_on(found.north, found.south)
+        assert "is current" in typed(found.north, "rotate for both")
         found.north.start()
         found.south.start()
         yield found
@@ -46,6 +50,15 @@ def without(node: Daemon) -> Iterator[None]:
     finally:
         aside.rename(node.place.objects)
         node.start()
+
+
+def typed(node: Daemon, block: str) -> str:
+    """What the commands of a block of docs/postgresql.md print."""
+    kmsd = f'kmsd() {{ {sys.executable} -m kmsd --config {node.config} "$@"; }}\n'
+    script = kmsd + commands("docs/postgresql.md", block)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def refused(node: Daemon, *arguments: str) -> str:
@@ -237,6 +250,7 @@ def test_before_it_can_serve(tmp_path: Path) -> None:
         south.start(ready=False)
         eventually(lambda: south.get("/readyz")[0] == 503, south)
         assert south.get("/readyz")[1]["token"] == "unavailable"
+        assert "the HSM south lacks the domain key" in south.cli("check", check=False).stdout.decode()
         assert code_of(south.client().decrypt, CiphertextBlob=blob) == "KeyUnavailableException"
         assert north.client().decrypt(CiphertextBlob=blob)["Plaintext"] == SECRET
         site.share_domain_keys()

@@ -165,7 +165,9 @@ async def _database(config: Config, now: datetime) -> Any:
     for node in nodes:
         name = f"{node.name} (this host)" if own is not None and own.node_id == node.node_id else node.name
         yield Line(
-            "nodes", f"{name}, {node.version}, seen {ago(node.seen_at, here)}", is_well=here - node.seen_at < ALIVE
+            "nodes",
+            f"{name}{f', HSM {node.hsm}' if node.hsm else ''}, {node.version}, seen {ago(node.seen_at, here)}",
+            is_well=here - node.seen_at < ALIVE,
         )
     due = [f"{job} at {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC" for job, at in sorted(figures.due.items())]
     yield Line("jobs", f"run by {holder}" if holder else "no process runs them")
