@@ -61,7 +61,7 @@ PATHS = {
     "custody/service_sealer.py": {"self.token.encrypt", "self.token.decrypt"},
     # How key material comes about, comes in, and goes.
     "custody/shared_service_keys.py": {"token.custody.generate"},
-    "custody/import_parameters.py": {"token.generate_wrapping_key"},
+    "custody/import_parameters.py": {"token.generate_wrapping_key", "token.custody.generate"},
     "custody/incoming_material.py": {
         *("self.token.unwrap_key", "self.token.import_key", "self.token.destroy"),
         *("tokens.main.transport_key", "tokens[wrapping_key.token].rewrap_for"),

@@ -1,4 +1,4 @@
-"""What the daemon's own key for logs has sealed in the database: data keys of frames, and texts of queries."""
+"""Texts that the daemon's own key for logs has sealed in the database: data keys of frames, and texts of queries."""
 
 from __future__ import annotations
 
