@@ -141,6 +141,27 @@ def _engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     found.run("podman", "rmi", "--all", "--force", check=False)
 
 
+def test_the_archive_of_a_release(engine: Engine, tmp_path: Path) -> None:
+    """`scripts/package image` makes one file, which podman loads under the tag of the version."""
+    driver = engine.run("podman", "info", "--format", "{{.Store.GraphDriverName}}").stdout.strip()
+    (tmp_path / "storage.conf").write_text(
+        f'[storage]\ndriver = "{driver}"\ngraphroot = "{engine.folder}/images"\nrunroot = "{engine.folder}/run"\n'
+    )
+    environment = {**os.environ, "CONTAINERS_STORAGE_CONF": str(tmp_path / "storage.conf")}
+    environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(image.wheels())}
+    command = [str(image.ROOT / "scripts/package"), "image", "--base", "localhost/base", "--output", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob("kmsd-image-*.tar.gz")
+    tag = f"localhost/kmsd:{kmsd.__version__}"
+    engine.run("podman", "rmi", "--force", tag)
+    subprocess.run(["gunzip", archive], check=True)
+    engine.run("podman", "load", "--input", str(archive.with_suffix("")))
+    (shown,) = json.loads(engine.run("podman", "inspect", tag).stdout)
+    assert (shown["Config"]["User"], "Healthcheck" in shown) == ("10001:10001", True)
+    assert shown["Config"]["Entrypoint"] == ["/usr/bin/tini", "--", "/usr/bin/kmsd"]
+
+
 def test_the_trial_serves_as_any_user(engine: Engine, tmp_path: Path) -> None:
     """It makes what it needs in its volume, encrypts over TLS, leaves no process behind, and stops on request."""
     volume = tmp_path / "volume"
