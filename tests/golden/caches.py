@@ -69,7 +69,7 @@ GROUPS = (
                 "api/test_authorisation.py",
             ),
             Cache(
-                "audit/identity:_encoded",
+                "audit/record:_encoded",
                 "access key id",
                 "`userIdentity` of a caller, encoded",
                 "1024, then all go",
@@ -232,7 +232,7 @@ GROUPS = (
             Cache("audit/calls:_shown_source", "client of a call", "members of the record", "1024", VALUE),
             Cache("audit/record:service_principal", "name of a service", "its principal", "64", VALUE),
             Cache("audit/record:_tls_details", "TLS version, cipher, Host", "`tlsDetails`", "1024", VALUE),
-            Cache("audit/record:_resources_of", "ARNs of a record", "`resources`", "1024", VALUE),
+            Cache("audit/record:resources_of", "ARNs of a record", "`resources`", "1024", VALUE),
             Cache("adapters/audit_trail/follower:_millis", "time of a record", "milliseconds", "64", VALUE),
         ),
     ),
