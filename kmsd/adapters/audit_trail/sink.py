@@ -155,7 +155,8 @@ class TrailSink:
             raise AuditUnavailable("not an audit record")
         if self._end:
             record = record[:-1] + self._end
-        done = Uncancellable()
+        done, cohorts = Uncancellable(), self._settings.cohorts
+        cohorts.in_flight -= 1
         try:
             await self._commit.append(record, done)
         except AuditUnavailable:
@@ -165,6 +166,8 @@ class TrailSink:
             if done.exception() is not None:
                 raise
             _cancel_later()
+        finally:
+            cohorts.in_flight += 1
 
     async def check(self) -> None:
         loop = asyncio.get_running_loop()
