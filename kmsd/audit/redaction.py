@@ -62,7 +62,7 @@ def redact(value: msgspec.Struct) -> dict[str, Any]:
 
 
 class _Rule(msgspec.Struct, frozen=True):
-    """Rule by which a record shows the values of one member."""
+    """Rule for the values of one member in a record."""
 
     convert: Convert | None = None
     """None: a value is shown as it is."""

@@ -99,7 +99,8 @@ class AioContext:
         numbers = SYSTEM_CALLS.get(platform.machine())
         if numbers is None:
             raise OSError(errno.ENOSYS, "no asynchronous sync is known for this machine")
-        self._submit, self._getevents, self._destroy = map(c_long, (numbers.submit, numbers.getevents, numbers.destroy))
+        self._numbers = numbers
+        self._submit, self._getevents = c_long(numbers.submit), c_long(numbers.getevents)
         self._call = ctypes.CDLL(None, use_errno=True).syscall
         self._call.restype = c_long
         self._context = c_uint64(0)
@@ -156,7 +157,7 @@ class AioContext:
     def close(self) -> None:
         """Release the kernel's resources. Waits for a running operation, whose `then` is not called."""
         self._loop.remove_reader(self._event_descriptor)
-        if self._call(self._destroy, self._context) < 0:
+        if self._call(c_long(self._numbers.destroy), self._context) < 0:
             raise _last_error()
         os.close(self._event_descriptor)
 

@@ -149,7 +149,8 @@ class Endpoint(msgspec.Struct, frozen=True):
             caller, reader = await self._by_signature(signed_request, now)
             attempt.caller = caller.caller
             routed = protocol.route(received)
-            self._limit(routed.operation, caller.caller.principal_arn)
+            if self.rates is not None and routed.operation in self.rates.buckets:
+                self._limit(routed.operation, caller.caller.principal_arn)
             if routed.operation.by_web_identity:
                 raise ValidationException("The request must not be signed.")
         except ServiceError as error:
@@ -259,8 +260,9 @@ def _break_traceback_cycles(error: BaseException) -> None:
 
 def source_of(request: Request) -> ClientInfo:
     """Return the origin of a request, for policies and the audit record."""
-    received = request.received
-    user_agent, host = received.header("user-agent") or "", received.header("host") or ""
+    first, values = request.received.first, request.received.values
+    user_agent = values[first["user-agent"]] if "user-agent" in first else ""
+    host = values[first["host"]] if "host" in first else ""
     return _source(request.peer, user_agent[:1024], host[:256], request.tls)
 
 

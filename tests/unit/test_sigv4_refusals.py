@@ -21,8 +21,6 @@ from tests.support.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, SERVICES,
 def test_signed_request_is_accepted() -> None:
     """The request that the other tests change is accepted unchanged, and the claim says what it said."""
     claim = ask(sign())
-    assert claim.header("x-amz-target") == "TrentService.Encrypt"
-    assert claim.header("absent") is None
     assert (claim.date, claim.region, claim.service) == ("20261122", "us-east-1", "kms")
     assert claim.session_token == "token/value=="
     assert claim.timestamp == NOW
@@ -326,7 +324,7 @@ def test_header_values_cannot_pass_for_headers() -> None:
     with pytest.raises(IncompleteSignatureException, match="line break"):
         sign({**HEADERS, "Content-Type": "a\nhost:b"})
     spaced = sign({**HEADERS, "Content-Type": "  a \t b  "})
-    assert ask(replaced(spaced, "Content-Type", "a b")).header("content-type") == "a b"
+    assert b"\ncontent-type:a b\n" in ask(replaced(spaced, "Content-Type", "a b")).canonical_request
 
 
 def test_too_much() -> None:

@@ -130,7 +130,8 @@ _BY_TARGET = {target: JsonProtocol(target) for target in BY_TARGET}
 
 def protocol_of(received: RawRequest) -> Protocol:
     """Return the protocol of a request; JSON if it matches none."""
-    target = received.header("x-amz-target")
+    position = received.first.get("x-amz-target")
+    target = None if position is None else received.values[position]
     known = _BY_TARGET.get(target or "")
     if known is not None:
         return known

@@ -9,7 +9,6 @@ import hmac
 import secrets
 from datetime import datetime
 from functools import lru_cache
-from hashlib import sha256
 from typing import NoReturn
 
 import msgspec
@@ -91,33 +90,10 @@ class SignedRequest(msgspec.Struct, frozen=True):
     """64 ASCII characters."""
     query_form: bool
     """True if the signature was in the query string (a presigned request), not in the Authorization header."""
-    _stamp: str
-    _canonical_front: str
-    """Method, path, query, headers and signed-header list, each with its line end: everything but the body's hash."""
-    _body: bytes
-    _values: tuple[str, ...]
-    _first: dict[str, int]
-    _body_hash: str = ""
-    """The body's hash in lower-case hexadecimal, if known: bodies of log events are large, so hash them only once."""
-
-    def header(self, name: str) -> str | None:
-        """Return the first value of this lower-case name; X-Amz-* and Host occur at most once."""
-        position = self._first.get(name)
-        return None if position is None else self._values[position]
-
-    @property
-    def canonical_request(self) -> bytes:
-        """Return the text whose hash was signed. Computed on each access."""
-        text = self._canonical_front + (self._body_hash or sha256(self._body).hexdigest())
-        return text.encode("utf-8", "surrogateescape")
-
-    @property
-    def string_to_sign(self) -> bytes:
-        """Return the text that the signing key was applied to. Computed on each access."""
-        return (
-            f"{ALGORITHM}\n{self._stamp}\n{self.date}/{self.region}/{self.service}/{TERMINATOR}\n"
-            f"{sha256(self.canonical_request).hexdigest()}"
-        ).encode()
+    canonical_request: bytes
+    """The text whose hash was signed."""
+    string_to_sign: bytes
+    """The text that the signing key was applied to."""
 
 
 def signing_key(secret: str, date: str, region: str, service: str) -> bytes:

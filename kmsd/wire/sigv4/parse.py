@@ -9,10 +9,10 @@ date, signed headers, algorithm, credential, scope. The caller then finds the ac
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from hashlib import sha256
 
 from kmsd.errors import (
     IncompleteSignatureException,
@@ -21,6 +21,9 @@ from kmsd.errors import (
 )
 from kmsd.wire.sigv4 import canonical
 from kmsd.wire.sigv4.claim import (
+    ALGORITHM,
+    MISMATCH,
+    SIGNATURE_LENGTH,
     TERMINATOR,
     RawRequest,
     SignedRequest,
@@ -28,7 +31,15 @@ from kmsd.wire.sigv4.claim import (
     signing_key,
     verify,
 )
-from kmsd.wire.sigv4.forms import SigV4Fields, read
+from kmsd.wire.sigv4.forms import (
+    PRESIGNED,
+    SigV4Fields,
+    authorization,
+    checked_token,
+    from_query,
+    http_date,
+    instant,
+)
 from kmsd.wire.sigv4.header_plan import HeaderPlan, header_layout, header_plan
 
 __all__ = ["RawRequest", "SignedRequest", "parse", "reject_unknown_key", "signing_key", "verify"]
@@ -37,6 +48,8 @@ SKEW = timedelta(minutes=15)
 """Maximum difference of a client's clock, in either direction."""
 DATE_LENGTH = len("20150830")
 """Length of a timestamp's date, which the credential scope must repeat: a signing key is valid for one day."""
+
+_BYTES_AS_RECEIVED = "utf-8", "surrogateescape"
 
 
 def parse(received: RawRequest, *, region: str, services: Collection[str], now: datetime) -> SignedRequest:
@@ -49,7 +62,7 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
         raise MissingAuthenticationTokenException("Missing Authentication Token")
     names, values = received.names, received.values
     first, target = header_layout(names).first, received.target
-    fields = read(target, first, values)
+    fields = _read(target, first, values)
     _check_time(fields, now)
     plan = header_plan(names, fields.algorithm, fields.credential, fields.signed_headers, fields.expires is not None)
     # "If the credential scope does not specify the same date as the x-amz-date header, the signature verification step
@@ -58,9 +71,15 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
     if scope != (region, TERMINATOR, fields.stamp[:DATE_LENGTH]) or plan.service not in services:
         raise InvalidSignatureException(_scope_faults(plan, fields.stamp, region, services))
     content = first.get("x-amz-content-sha256")
-    body_hash = "" if content is None else _check_body(values[content], received.body)
+    body_hash = sha256(received.body).hexdigest()
+    if content is not None:
+        _check_body(values[content], body_hash)
     # Every SDK sends `/`.
     path = "/" if target == "/" else canonical.path(target.partition("?")[0])
+    headers = _canonical_headers(plan, values)
+    canonical_request = f"{received.method}\n{path}\n{fields.query}\n{headers}\n{body_hash}".encode(*_BYTES_AS_RECEIVED)
+    scope_text = f"{plan.date}/{region}/{plan.service}/{TERMINATOR}"
+    digest = sha256(canonical_request).hexdigest()
     return SignedRequest(
         plan.access_key_id,
         plan.date,
@@ -71,12 +90,50 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
         plan.signed_headers,
         fields.signature,
         fields.expires is not None,
-        fields.stamp,
-        f"{received.method}\n{path}\n{fields.query}\n{_canonical_headers(plan, values)}\n",
-        received.body,
-        values,
-        first,
-        body_hash,
+        canonical_request,
+        f"{ALGORITHM}\n{fields.stamp}\n{scope_text}\n{digest}".encode(),
+    )
+
+
+def _read(target: str, first: dict[str, int], values: tuple[str, ...]) -> SigV4Fields:
+    """Read the signature from the Authorization header or the query string; both at once are refused.
+
+    `first` maps each lower-case header name to the position of its first value in `values`.
+    """
+    query = canonical.query_pairs(target.partition("?")[2]) if "?" in target else []
+    presigned = bool(query) and not PRESIGNED.isdisjoint(dict(query))
+    position = first.get("authorization")
+    if position is None:
+        if presigned:
+            return from_query(query, first)
+        raise MissingAuthenticationTokenException("Missing Authentication Token")
+    if presigned:
+        raise InvalidSignatureException("A request is signed by its Authorization header or by its query, not by both.")
+    header = values[position]
+    signature = header[-SIGNATURE_LENGTH:]
+    if signature.isalnum() and header.endswith("Signature=", 0, -SIGNATURE_LENGTH):
+        # The signature comes last, as every SDK writes it. The text before it hardly changes from call to call.
+        algorithm, credential, signed_headers, _, faults = authorization(header[:-SIGNATURE_LENGTH] + "-")
+    else:
+        algorithm, credential, signed_headers, signature, faults = authorization(header)
+    date = first.get("x-amz-date")
+    if date is not None:
+        timestamp, stamp = instant(values[date])
+    elif "date" in first:
+        timestamp, stamp = http_date(values[first["date"]])
+    else:
+        faults += "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header. "
+        raise IncompleteSignatureException(faults.rstrip())
+    if faults:
+        raise IncompleteSignatureException(faults.rstrip())
+    # A signature of another length is reported like any wrong one.
+    if len(signature) != SIGNATURE_LENGTH or not signature.isascii():
+        raise InvalidSignatureException(MISMATCH)
+    token = first.get("x-amz-security-token")
+    session_token = None if token is None else checked_token(values[token])
+    canonical_query = canonical.query(query) if query else ""
+    return SigV4Fields(
+        algorithm, credential, signed_headers, signature, timestamp, stamp, session_token, canonical_query, None
     )
 
 
@@ -118,16 +175,14 @@ def _scope_faults(plan: HeaderPlan, stamp: str, region: str, services: Collectio
     return "".join(faults)
 
 
-def _check_body(stated: str, body: bytes) -> str:
-    """Return the body's hash, which must equal the stated one."""
-    found = hashlib.sha256(body).hexdigest()
+def _check_body(stated: str, found: str) -> None:
+    """Check that the body's hash is the stated one. Raises InvalidSignatureException."""
     # UNSIGNED-PAYLOAD and STREAMING-… are for S3: here a signature always covers the body.
     if not stated.isascii() or not hmac.compare_digest(stated, found):
         raise InvalidSignatureException(
             "The value of 'x-amz-content-sha256' is not the SHA-256 of the body; unsigned and streaming payloads are "
             "not supported."
         )
-    return found
 
 
 def _canonical_headers(plan: HeaderPlan, values: tuple[str, ...]) -> str:
