@@ -48,7 +48,7 @@ class Sealing:
         if algorithm is not Algorithm.XAES_256_GCM:
             with self._keys.held(session, key) as entry:
                 return raw.gcm_encrypt(handle, entry.handle, None, plaintext, aad, at)
-        derived, key_id = self._derived, id_of(key)
+        derived, key_id = self._derived, key if isinstance(key, bytes) else key.material_id
         message_key = derived.for_sealing(key_id)
         if message_key is None:
             with self._keys.held(session, key) as entry:

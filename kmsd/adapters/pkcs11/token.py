@@ -165,7 +165,8 @@ class Pkcs11Token:
 
     async def encrypt(self, key: KeyReference, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
         """Encrypt. Return nonce, ciphertext and tag, joined."""
-        self._require_algorithm(algorithm)
+        if algorithm not in self._capabilities.algorithms:
+            raise _mechanism_missing(algorithm)
         if not aad:
             raise ValueError("associated data must not be empty")
         if algorithm is not Algorithm.XAES_256_GCM and self._count_message is not None:
@@ -211,10 +212,6 @@ class Pkcs11Token:
         """Return the secret of an ML-KEM ciphertext."""
         return await self._keys.decapsulate(key, ciphertext)
 
-    def _require_algorithm(self, algorithm: Algorithm) -> None:
-        if algorithm not in self._capabilities.algorithms:
-            raise MechanismMissing(f"what encryption by {algorithm.name} needs")
-
     def _require_opening(self, algorithm: Algorithm) -> None:
         if algorithm not in self._capabilities.opens:
             raise MechanismMissing(f"what decryption by {algorithm.name} needs")
@@ -223,7 +220,8 @@ class Pkcs11Token:
 
     async def generate_key(self, object_id: bytes, algorithm: Algorithm) -> None:
         """Create an AES-256 object for encryption; durable and verified on return."""
-        self._require_algorithm(algorithm)
+        if algorithm not in self._capabilities.algorithms:
+            raise _mechanism_missing(algorithm)
         _check_id(object_id)
 
         def make(login: Login) -> None:
@@ -397,3 +395,7 @@ def _typed(values: dict[int, bytes], kind: int) -> bool | bytes | int:
         return values[kind] if shown is None else shown
     truth = flag(values, kind)
     return values[kind] if truth is None else truth
+
+
+def _mechanism_missing(algorithm: Algorithm) -> MechanismMissing:
+    return MechanismMissing(f"what encryption by {algorithm.name} needs")

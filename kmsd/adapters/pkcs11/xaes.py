@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.cryptoki import RawModule
     from kmsd.adapters.pkcs11.handle_cache import Entry
     from kmsd.adapters.pkcs11.held_objects import ObjectSession
+    from kmsd.domain.material import KeyReference
 
 PREFIX_LENGTH = 12
 _BLOCK = 16
@@ -68,8 +69,9 @@ class DerivedKeys(HeldObjects[DerivedKey]):
     def __len__(self) -> int:
         return len(self._opening)
 
-    def has(self, object_id: bytes, prefix: bytes | None) -> bool:
+    def has(self, base: KeyReference, prefix: bytes | None) -> bool:
         """True if a key is kept to decrypt this prefix, or to encrypt (`prefix` None). It may expire before its use."""
+        object_id = base if isinstance(base, bytes) else base.material_id
         if prefix is None:
             key = self._sealing.get(object_id)
             return key is not None and key.messages < self._messages
@@ -89,9 +91,7 @@ class DerivedKeys(HeldObjects[DerivedKey]):
                 self.misses += 1
                 return None
             key.messages += 1
-            key.users += 1
-            self._used(key)
-            self.hits += 1
+            self._hold(key)
             return key
 
     def for_opening(self, object_id: bytes, prefix: bytes) -> DerivedKey | None:
@@ -105,12 +105,12 @@ class DerivedKeys(HeldObjects[DerivedKey]):
                 self._retire(key)
                 self.misses += 1
                 return None
-            self._used(key)
-            key.users += 1
-            self.hits += 1
+            self._hold(key)
             return key
 
-    def _used(self, key: DerivedKey) -> None:
+    def _hold(self, key: DerivedKey) -> None:
+        key.users += 1
+        self.hits += 1
         # Keep LRU order only above half of the capacity: keys that are not used from then on are evicted first.
         if 2 * len(self._opening) > self._count:
             self._opening.move_to_end((key.object_id, key.prefix))
