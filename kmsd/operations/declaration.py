@@ -94,6 +94,11 @@ class Access(msgspec.Struct, frozen=True):
         del target
         return auth_request, authorize(auth_request)
 
+    def action_of(self, operation: Operation[Any, Any]) -> str:
+        """Return the action that authorises this access in an operation."""
+        action = getattr(self, "action", None)
+        return operation.action if action is None else f"{operation.service.scope}:{action}"
+
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
         """Return the targets: one, none if an optional member is absent, or several. Raises `ServiceError`."""
         raise NotImplementedError
@@ -119,7 +124,7 @@ class Target(msgspec.Struct):
     decision: Allowed | None = None
     """The decision, with the statement or grant that allows the access."""
     authorization_request: AuthorizationRequest | None = None
-    """The request of that decision; None if the decision was cached (`kmsd.operations.decision_cache`)."""
+    """The request of that decision; None if the decision was cached (`kmsd.operations.admission`)."""
     resource: object | None = None
     """The resource, if it is not a key."""
     resource_tags: Callable[[], Awaitable[Mapping[str, str]]] | None = None
@@ -271,6 +276,11 @@ class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=Fa
     def action(self) -> str:
         """Action in policies: `kms:Encrypt`."""
         return f"{self.service.scope}:{self.name}"
+
+    @cached_property
+    def actions(self) -> tuple[tuple[Access, str], ...]:
+        """Each access with the action that authorises it."""
+        return tuple((access, access.action_of(self)) for access in self.access)
 
     @property
     def target(self) -> str:

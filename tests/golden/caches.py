@@ -53,7 +53,7 @@ GROUPS = (
                 "contract/test_store.py::test_what_is_committed_is_read_at_once",
             ),
             Cache(
-                "operations/decision_cache:_allowed",
+                "operations/admission:_allowed",
                 "action, key id, access key id",
                 "a decision that no condition can change, with the `Key` and `Caller` objects it is for",
                 "10 000, then all go",

@@ -123,12 +123,9 @@ class GroupCommit:
         self._waiting.append(done)
         if not self._gathering:
             self._gathering = True
-            self._start_batch()
+            self._since = self._loop.time()
+            self._loop.call_soon(self._gather)
         return done
-
-    def _start_batch(self) -> None:
-        self._seen, self._turns, self._since = 0, 0, self._loop.time()
-        self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
         """Write the batch if no more records are expected, or it is full, or it has waited long enough."""
@@ -151,6 +148,7 @@ class GroupCommit:
         """Write the collected records: to the page cache, with a sync by the kernel, or on the thread."""
         batch = _Batch(self._records, self._waiting, time.perf_counter())
         self._records, self._waiting = [], []
+        self._seen = self._turns = 0
         if self._kernel is None or self._outstanding:
             self._write_on_thread(batch)
             return
@@ -208,7 +206,8 @@ class GroupCommit:
             # Start the next write before answering calls: the disk is slower than the loop.
             self._hand_over()
         elif self._records:
-            self._start_batch()
+            self._since = self._loop.time()
+            self._loop.call_soon(self._gather)
         else:
             self._gathering = False
         for done in batch.waiting:
