@@ -97,7 +97,7 @@ class Pipeline(msgspec.Struct, frozen=True):
         that check. One snapshot serves the whole request, so the store is checked for changes only once.
         """
         kind = WriteCall if operation.writes else Call
-        call = kind(self.dependencies, caller.caller, source, request_id, now, reader)
+        call = kind(self.dependencies, caller.caller, source, request_id, now, reader, self.dependencies.tokens)
         request: msgspec.Struct | None = None
         try:
             request = decode()

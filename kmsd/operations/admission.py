@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from kmsd.authz.evaluate import is_unconditional
 from kmsd.authz.request import Allowed, AuthorizationRequest, Denied
@@ -45,6 +46,8 @@ async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: C
     for access, action in operation.actions:
         for target in await access.find(request, call):
             reached.append((access, action, target))
+            if not call.targets:
+                call.key = target.key or UNSET  # type: ignore[assignment]  # as the field says
             call.targets.append(target)
     for access, action, target in reached:
         if not access.asks_permission:

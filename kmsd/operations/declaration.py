@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.request import Allowed, AuthorizationRequest, Decision
@@ -172,6 +173,10 @@ class Call(msgspec.Struct, eq=False):
     now: datetime
     reader: Reader
     """Snapshot of the store; within a writing operation, the transaction."""
+    tokens: Tokens
+    """All tokens."""
+    key: Key = UNSET  # type: ignore[assignment]  # what asks it for anything then raises AttributeError
+    """Key of the first target. Set by admission, if the target has one."""
     targets: list[Target] = []
     prepared: Any = None
     """Result of the operation's `prepare`."""
@@ -185,12 +190,6 @@ class Call(msgspec.Struct, eq=False):
     """Grant for the audit record, if the request may not name it (RetireGrant)."""
     is_recorded: bool = False
     """True once an audit record was passed to the sink. From then on the call is not retried."""
-
-    @property
-    def key(self) -> Key:
-        """Key of the first target."""
-        key = self.targets[0].key
-        return self.key_at(0) if key is None else key
 
     def key_at(self, index: int) -> Key:
         """Return the key of a target. Raises LookupError if it has none."""
@@ -209,12 +208,7 @@ class Call(msgspec.Struct, eq=False):
     @property
     def token(self) -> Token:
         """The main token, which holds all keys."""
-        return self.dependencies.tokens.main
-
-    @property
-    def tokens(self) -> Tokens:
-        """All tokens."""
-        return self.dependencies.tokens
+        return self.tokens.main
 
     async def service_sealer(self) -> ServiceSealer:
         """Return the sealer for markers and tokens of the API."""

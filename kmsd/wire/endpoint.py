@@ -36,7 +36,7 @@ from kmsd.wire.http.messages import Request, Response, Tls, new_request_id
 from kmsd.wire.protocols.dispatch import Protocol, QueryProtocol, RoutedRequest, protocol_of
 from kmsd.wire.readiness import Readiness
 from kmsd.wire.refused_requests import RefusedRequestLog
-from kmsd.wire.sigv4 import parse as sigv4
+from kmsd.wire.sigv4 import claim as sigv4
 from kmsd.wire.sigv4.claim import RawRequest, SignedRequest, authenticate, reject_unknown_key
 from kmsd.wire.throttling import Throttle
 from kmsd.wire.web_identity.verification import WebIdentities

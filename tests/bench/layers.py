@@ -38,7 +38,7 @@ from kmsd.wire.http.messages import Request, rendered
 from kmsd.wire.protocols.dispatch import RoutedRequest, protocol_of
 from kmsd.wire.readiness import Readiness
 from kmsd.wire.refused_requests import RefusedRequestLog
-from kmsd.wire.sigv4 import parse as sigv4
+from kmsd.wire.sigv4 import claim as sigv4
 from kmsd.wire.sigv4.claim import RawRequest, signing_key
 from tests.bench import servers, wrk
 from tests.bench.audit_cost import NoSink
@@ -114,7 +114,7 @@ class Parts:
         )
 
         def call() -> Call:
-            return Call(world, caller, source, "x" * 36, at, reader)
+            return Call(world, caller, source, "x" * 36, at, reader, world.tokens)
 
         admitted = call()
         await admit(operation, asked, admitted)

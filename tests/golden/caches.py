@@ -213,7 +213,9 @@ GROUPS = (
         "Clients repeat their headers and names. An entry follows from the text alone.",
         (
             Cache("wire/endpoint:_source", "peer, User-Agent, Host, TLS", "the client of a call", "1024", VALUE),
-            Cache("wire/sigv4/claim:first_positions", "names of headers, up to 64", "their places", "1024", VALUE),
+            Cache(
+                "wire/sigv4/header_plan:first_positions", "names of headers, up to 64", "their places", "1024", VALUE
+            ),
             Cache("wire/sigv4/header_plan:header_layout", "names of headers", "their places, checked", "1024", VALUE),
             Cache("wire/sigv4/header_plan:header_plan", "names and SigV4 fields", "the canonical form", "1024", VALUE),
             Cache("wire/sigv4/forms:authorization", "Authorization header", "its fields", "1024", VALUE),

@@ -13,8 +13,7 @@ from kmsd.errors import (
     ServiceError,
     UnrecognizedClientException,
 )
-from kmsd.wire.sigv4.claim import MISMATCH
-from kmsd.wire.sigv4.parse import RawRequest, parse, reject_unknown_key, verify
+from kmsd.wire.sigv4.claim import MISMATCH, RawRequest, parse, reject_unknown_key, verify
 from tests.support.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, SERVICES, STAMP, ask, presign, replaced, sign
 
 

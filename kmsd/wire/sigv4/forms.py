@@ -18,7 +18,15 @@ from kmsd.errors import (
     MissingAuthenticationTokenException,
 )
 from kmsd.wire.sigv4 import canonical
-from kmsd.wire.sigv4.claim import MISMATCH, SIGNATURE_LENGTH
+
+SIGNATURE_LENGTH = 64
+"""Length of an HMAC-SHA256 in lower-case hexadecimal digits."""
+
+MISMATCH = (
+    "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key "
+    "and signing method. Consult the service documentation for details."
+)
+"""AWS appends the canonical string it expected. kmsd does not: that would hand an attacker a debugger."""
 
 MAX_EXPIRES = 604_800
 """Maximum of X-Amz-Expires in seconds: "the maximum is 604800 (seven days)"."""
