@@ -12,7 +12,6 @@ import structlog
 from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11 import refused_pin, softhsm_token_copy, token_probe
-from kmsd.adapters.pkcs11.aead import Sealing
 from kmsd.adapters.pkcs11.handle_cache import NotFound
 from kmsd.adapters.pkcs11.held_objects import ObjectSession
 from kmsd.adapters.pkcs11.key_handles import KeyHandles
@@ -28,7 +27,7 @@ from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import SEALING
 from kmsd.adapters.pkcs11.wrapped_keys import WrappedKeys
 from kmsd.adapters.pkcs11.wrapping import Wrapping
-from kmsd.adapters.pkcs11.xaes import DerivedKeys
+from kmsd.adapters.pkcs11.xaes import DerivedKeys, Sealing
 from kmsd.ports import PinRefused, TokenError, TokenUnavailable
 
 if TYPE_CHECKING:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from kmsd.adapters.pkcs11.aead import well_formed
 from kmsd.adapters.pkcs11.call_counters import snapshot
 from kmsd.adapters.pkcs11.circuit_breaker import TokenLink
 from kmsd.adapters.pkcs11.cryptoki_types import attribute_name, flag, number
@@ -31,7 +30,7 @@ from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import OBJECT_ID_LENGTH
 from kmsd.adapters.pkcs11.wrap_calls import WrapCalls
 from kmsd.adapters.pkcs11.wrap_mechanisms import TRANSPORT
-from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
+from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH, well_formed
 from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.material import Algorithm
 from kmsd.ports import ImportCapabilities, MechanismMissing, TokenError
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from kmsd.ports.counters import TokenCounters
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 _RANDOM_LIMIT = 65_536
 
 

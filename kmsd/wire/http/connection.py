@@ -393,10 +393,8 @@ class Connection(asyncio.Protocol):
 
     def _enter(self, event: Event, seconds: float | None) -> None:
         """Change the state, in which the connection may stay for `seconds`; None: the deadline stays as it is."""
-        before, after = self.state, TRANSITIONS[self.state][event]
-        self.state = after
+        before, self.state = self.state, TRANSITIONS[self.state][event]
         if seconds is not None:
             self.deadline = self._loop.time() + seconds
-        waiting = self._server.waiting
-        waiting[before].pop(self, None)
-        waiting[after][self] = None
+        self._server.waiting[before].pop(self, None)
+        self._server.waiting[self.state][self] = None
