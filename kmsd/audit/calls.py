@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -61,7 +61,8 @@ def record_of_call(
         AuditRecord(
             EVENT_VERSION,
             encoded_identity(caller, source.via_service),
-            call.now.replace(microsecond=0),
+            # `replace` takes twice as long.
+            call.now - timedelta(microseconds=call.now.microsecond),
             operation.service.event_source,
             operation.name,
             call.dependencies.arns.region,
@@ -159,9 +160,11 @@ def _additional(operation: Operation[Any, Any], call: Call, outcome: Outcome) ->
     elif operation.kind is Kind.CRYPTOGRAPHIC and (key := call.targets[0].key) is not None:
         # The key material that encrypted or decrypted: the response's, or else the current one.
         response, current = outcome.response, key.current_material
-        data.source_key_material_id = getattr(response, "source_key_material_id", None)
-        data.destination_key_material_id = getattr(response, "destination_key_material_id", None)
-        if data.source_key_material_id is None:
+        source = getattr(response, "source_key_material_id", None)
+        if source is not None:
+            data.source_key_material_id = source
+            data.destination_key_material_id = getattr(response, "destination_key_material_id", None)
+        else:
             used = getattr(response, "key_material_id", None)
             data.key_material_id = key_material_id(current.material_id) if used is None and current else used
     if call.grant_id:

@@ -49,35 +49,33 @@ def _is_secret(hint: Any) -> bool:
 
 def redact(value: msgspec.Struct) -> dict[str, Any]:
     """Return a request or response as JSON values, without secrets, absent members and empty ones."""
-    get, members = _plan(type(value))
+    get, rules = _plan(type(value))
     shown = {}
-    for (name, rule), member in zip(members, get(value), strict=True):
-        if not member and rule.substitutes:
-            member = rule.substitute  # noqa: PLW2901 (the same member, as the record has it)
-        elif rule.convert is not None:
-            member = rule.convert(member)  # noqa: PLW2901 (as above)
+    for (name, convert, substitute), member in zip(rules, get(value), strict=True):
+        if not member and substitute is not _NONE:
+            member = substitute  # noqa: PLW2901 (the same member, as the record has it)
+        elif convert is not None:
+            member = convert(member)  # noqa: PLW2901 (as above)
         if member is not None:
             shown[name] = member
     return shown
 
 
-class _Rule(msgspec.Struct, frozen=True):
-    """Rule for the values of one member in a record."""
-
-    convert: Convert | None = None
-    """None: a value is shown as it is."""
-    substitutes: bool = False
-    """True if `substitute` stands for a value that is absent or empty."""
-    substitute: str | None = None
+_NONE = object()
+"""No substitute: a false or empty value is shown as it is."""
+Rule = tuple[Convert | None, object]
+"""Conversion of a value (None: it is shown as it is), and what a record shows in place of an absent or empty one."""
 
 
 @cache
-def _plan(struct: type[msgspec.Struct]) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[tuple[str, _Rule], ...]]:
+def _plan(
+    struct: type[msgspec.Struct],
+) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[tuple[str, Convert | None, object], ...]]:
     """Return a getter of all shown members of a struct, and each one's name and rule."""
     hints = get_type_hints(struct, include_extras=True)
     members = shown_members(struct)
     attributes = [attribute for attribute, _ in members]
-    named = tuple((name, _rule_of(hints[attribute], _IMPLIED.get(attribute))) for attribute, name in members)
+    named = tuple((name, *_rule_of(hints[attribute], _IMPLIED.get(attribute))) for attribute, name in members)
     match attributes:
         case []:
             return (lambda _: ()), ()
@@ -87,21 +85,21 @@ def _plan(struct: type[msgspec.Struct]) -> tuple[Callable[[Any], tuple[Any, ...]
             return attrgetter(*attributes), named
 
 
-def _rule_of(hint: Any, implied: str | None) -> _Rule:
+def _rule_of(hint: Any, implied: str | None) -> Rule:
     """Return the rule for values of a type."""
     if implied is not None:
-        return _Rule(None, substitutes=True, substitute=implied)
+        return None, implied
     while get_origin(hint) in (Annotated, Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     origin = get_origin(hint)
     if origin is list or origin is tuple:
-        item = _rule_of(get_args(hint)[0], None).convert
-        return _Rule(None if item is None else partial(_convert_items, item), substitutes=True)
+        item, _ = _rule_of(get_args(hint)[0], None)
+        return None if item is None else partial(_convert_items, item), None
     if origin is dict:
-        return _Rule(None, substitutes=True)
+        return None, None
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return _Rule(redact, substitutes=True)
-    return _Rule(_SCALARS.get(hint))
+        return redact, None
+    return _SCALARS.get(hint), _NONE
 
 
 def _convert_items(convert: Convert, items: Sequence[Any]) -> list[Any]:
