@@ -32,7 +32,7 @@ class InlinePolicy:
     much longer would block the loop. `auto` measures each kind when the token is opened. A kind that becomes slow later
     moves to threads until the next start: when `_SLOW_CALLS` of `_WINDOW` calls took `_SLOW_TIMES` the limit. With cold
     caches a call takes three times as long as measured, and a busy machine interrupts one call in fifty for
-    milliseconds: neither reaches that threshold.
+    milliseconds: neither reaches that threshold. A slow call begins a window; without one nothing is counted.
     """
 
     __slots__ = ("_below", "_mode", "_seconds", "inline", "slow_seconds", "watched")
