@@ -283,14 +283,13 @@ async def open_trail(
     config: Config, writer: str, signer: Signer | None, clock: Clock, cohorts: CohortScheduler | None = None
 ) -> TrailSink:
     """Open the audit trail of a process whose calls `cohorts` counts. Raises `AuditUnavailable`, `ConfigError`."""
-    calls = cohorts or CohortScheduler()
     settings = SinkSettings(
         file_bytes=config.audit.file_bytes,
         interval=Interval(config.audit.checkpoint_lines, config.audit.checkpoint_seconds),
         forward=config.audit.forward,
         now=clock.now,
         ahead_bytes=AHEAD_BYTES if is_worker(writer) else 0,
-        expects_more=lambda: calls.in_flight > 0,
+        cohorts=cohorts or CohortScheduler(),
         node=trail_node(config),
     )
     try:

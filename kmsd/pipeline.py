@@ -19,9 +19,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -43,9 +42,9 @@ from kmsd.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
-from kmsd.event_loop.cohorts import CohortScheduler
+from kmsd.event_loop.cohorts import MIN_COHORT, CohortScheduler, pause
 from kmsd.operations.admission import admit
-from kmsd.operations.declaration import Call, ClientInfo, Dependencies, Handler, Operation, WriteCall
+from kmsd.operations.declaration import Call, ClientInfo, Dependencies, Operation, WriteCall
 from kmsd.ports import (
     AuditSink,
     AuditUnavailable,
@@ -63,6 +62,7 @@ from kmsd.ports import (
 )
 
 AnyOperation = Operation[Any, Any]
+Attempt = Callable[[AnyOperation, msgspec.Struct, Any], Awaitable[msgspec.Struct | None]]
 
 MAX_ATTEMPTS = 12
 """Attempts at one call before the client gets the conflict as an error."""
@@ -97,37 +97,84 @@ class Pipeline(msgspec.Struct, frozen=True):
         that check. One snapshot serves the whole request, so the store is checked for changes only once.
         """
         kind = WriteCall if operation.writes else Call
-        call = kind(self.dependencies, caller.caller, source, request_id, now, reader)
+        call = kind(self.dependencies, caller.caller, source, request_id, now, reader, self.dependencies.tokens)
         request: msgspec.Struct | None = None
         try:
             request = decode()
-            return await self._retry(operation, request, call)
+            attempt: Attempt = self._write if operation.writes else self._execute
+            try:
+                response = await attempt(operation, request, call)
+            except StoreConflict as exc:
+                response = await self._retry(attempt, operation, request, call, exc)
+            for act in call.after_commit:
+                await act()
         except _Unrecorded as exc:
             raise _unrecorded(operation, exc.__cause__) from exc
         except Exception as exc:
             error = as_service_error(exc, operation)
             error.detail += await self._discard(call)
-            await self._record(operation, request, call, Outcome(error=error, reason=error.detail))
+            await self._record_failure(operation, request, call, error)
             raise error from exc
         finally:
             # Break the reference cycle from the targets to the call. Otherwise the request body lives until the next
             # garbage collection: 300 MB under a burst of log events.
             call.targets.clear()
+        return response
 
-    async def _retry(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
-        """Run a call, and retry it as a whole if another call has changed the same rows in the meantime.
+    async def _execute(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
+        """Admit a call, handle it, and record it. The record is durable on return.
+
+        Calls in flight go through these stages together, except in a transaction: others wait for its end.
+        """
+        cohorts = self.cohorts
+        await admit(operation, request, call)
+        if cohorts.in_flight >= MIN_COHORT and not operation.writes:
+            await pause()
+        response: msgspec.Struct | None = await operation.handle(request, call)  # type: ignore[arg-type] # as `writes` says
+        if getattr(request, "dry_run", None):
+            raise DryRunOperationException("The request would have succeeded, but the DryRun option is set.")
+        if cohorts.in_flight >= MIN_COHORT and not operation.writes:
+            await pause()
+        record = audit.record_of_call(operation, request, call, Outcome(response))
+        call.is_recorded = True
+        try:
+            await self.sink.append(record)
+        except AuditUnavailable as exc:
+            raise _Unrecorded from exc
+        return response
+
+    async def _write(self, operation: AnyOperation, request: msgspec.Struct, call: WriteCall) -> msgspec.Struct | None:
+        if operation.prepare is not None:
+            await admit(operation, request, call)
+            call.prepared = await operation.prepare(request, call)
+        async with self.dependencies.store.write() as transaction:
+            call.enter(transaction, self.clock.now())
+            # The record is written before the commit, so that no change is committed without a record.
+            response = await self._execute(operation, request, call)
+        call.created.clear()
+        return response
+
+    async def _retry(
+        self,
+        attempt: Attempt,
+        operation: AnyOperation,
+        request: msgspec.Struct,
+        call: Call,
+        conflict: StoreConflict,
+    ) -> msgspec.Struct | None:
+        """Run a call again, as a whole: another call has changed the same rows in the meantime.
 
         Raises `StoreConflict` of the last attempt, or of the first if the call is not repeatable.
         """
-        execute = partial(self._write, call=call) if isinstance(call, WriteCall) else partial(self._read, call=call)
-        for attempt in range(1, MAX_ATTEMPTS):
+        for number in range(1, MAX_ATTEMPTS):
+            if call.is_recorded or not _is_repeatable(operation):
+                break
+            await self._prepare_retry(call, number)
             try:
-                return await execute(operation, request)
-            except StoreConflict:
-                if call.is_recorded or not _is_repeatable(operation):
-                    raise
-            await self._prepare_retry(call, attempt)
-        return await execute(operation, request)
+                return await attempt(operation, request, call)
+            except StoreConflict as exc:
+                conflict = exc
+        raise conflict
 
     async def _prepare_retry(self, call: Call, attempt: int) -> None:
         """Undo a failed attempt and pause. The pause is random, so that conflicting calls do not retry together."""
@@ -143,34 +190,6 @@ class Pipeline(msgspec.Struct, frozen=True):
             self.cohorts.in_flight += 1
         call.reader, call.now = await self.dependencies.store.read(), self.clock.now()
 
-    async def _read(self, operation: AnyOperation, request: msgspec.Struct, call: Call) -> msgspec.Struct | None:
-        await admit(operation, request, call)
-        await self.cohorts.yield_to_cohort()
-        handle: Handler[Any, Any] = operation.handle  # type: ignore[assignment] # as `operation.writes` says
-        response: msgspec.Struct | None = await handle(request, call)
-        _refuse_dry_run(request)
-        await self.cohorts.yield_to_cohort()
-        await self._record(operation, request, call, Outcome(response))
-        for act in call.after_commit:
-            await act()
-        return response
-
-    async def _write(self, operation: AnyOperation, request: msgspec.Struct, call: WriteCall) -> msgspec.Struct | None:
-        if operation.prepare is not None:
-            await admit(operation, request, call)
-            call.prepared = await operation.prepare(request, call)
-        async with self.dependencies.store.write() as transaction:
-            call.enter(transaction, self.clock.now())
-            await admit(operation, request, call)
-            response: msgspec.Struct | None = await operation.handle(request, call)
-            _refuse_dry_run(request)
-            # The record is written before the commit, so that no change is committed without a record.
-            await self._record(operation, request, call, Outcome(response=response))
-        call.created.clear()
-        for act in call.after_commit:
-            await act()
-        return response
-
     async def _discard(self, call: Call) -> str:
         """Roll back the token objects that `prepare` created. Return a note for the record if that fails.
 
@@ -183,20 +202,14 @@ class Pipeline(msgspec.Struct, frozen=True):
             return f" (left to reconcile: {exc})"
         return ""
 
-    async def _record(
-        self, operation: AnyOperation, request: msgspec.Struct | None, call: Call, outcome: Outcome
+    async def _record_failure(
+        self, operation: AnyOperation, request: msgspec.Struct | None, call: Call, error: ServiceError
     ) -> None:
-        record = audit.record_of_call(operation, request, call, outcome)
-        call.is_recorded = True
-        self.cohorts.in_flight -= 1
+        """Record a call that failed. Raises the error for a call whose record cannot be written."""
         try:
-            await self.sink.append(record)
+            await self.sink.append(audit.record_of_call(operation, request, call, Outcome(None, error, error.detail)))
         except AuditUnavailable as exc:
-            if outcome.error is not None:
-                raise _unrecorded(operation, exc) from exc
-            raise _Unrecorded from exc
-        finally:
-            self.cohorts.in_flight += 1
+            raise _unrecorded(operation, exc) from exc
 
 
 class _Unrecorded(Exception):
@@ -210,11 +223,6 @@ def _is_repeatable(operation: AnyOperation) -> bool:
     that appends releases its events when it seals them, so it cannot run twice.
     """
     return OperationAbortedException not in operation.raises and not operation.appends
-
-
-def _refuse_dry_run(request: msgspec.Struct) -> None:
-    if getattr(request, "dry_run", None):
-        raise DryRunOperationException("The request would have succeeded, but the DryRun option is set.")
 
 
 def _unrecorded(operation: AnyOperation, cause: BaseException | None) -> ServiceError:

@@ -4,10 +4,9 @@ A record shows every member of request and response whose shape is not secret.
 """
 
 from kmsd.audit.calls import KEY, Outcome, record_of_call, record_of_refusal
-from kmsd.audit.identity import user_identity
 from kmsd.audit.job_acts import record_of_service_event
 from kmsd.audit.operator_acts import Actor, record_of_administration
-from kmsd.audit.record import rfc3339
+from kmsd.audit.record import rfc3339, user_identity
 from kmsd.audit.redaction import redact, shown_members
 from kmsd.audit.refusal_tally import RefusalSampler, record_of_refusals
 

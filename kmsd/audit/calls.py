@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from kmsd.audit.identity import encoded_identity, user_identity
 from kmsd.audit.record import (
     API_CALL,
     CACHED,
@@ -21,14 +20,16 @@ from kmsd.audit.record import (
     address_of,
     clean,
     encode,
+    encoded_identity,
     event_of,
     new_event_id,
     resources_of,
-    rfc3339,
     tls_details,
+    user_identity,
 )
 from kmsd.audit.redaction import redact
 from kmsd.domain.arn import ArnScope
+from kmsd.domain.material import key_material_id
 from kmsd.domain.principal import Caller
 from kmsd.errors import ServiceError
 from kmsd.operations.declaration import Call, ClientInfo, Kind, Operation, Target
@@ -60,7 +61,8 @@ def record_of_call(
         AuditRecord(
             EVENT_VERSION,
             encoded_identity(caller, source.via_service),
-            rfc3339(call.now),
+            # `replace` takes twice as long.
+            call.now - timedelta(microseconds=call.now.microsecond),
             operation.service.event_source,
             operation.name,
             call.dependencies.arns.region,
@@ -155,24 +157,19 @@ def _additional(operation: Operation[Any, Any], call: Call, outcome: Outcome) ->
                 data.grant_ids = [*(data.grant_ids or ()), *target.decision.grant_ids]
     if outcome.error is not None:
         data.reason = clean(outcome.reason) or None
-    elif operation.kind is Kind.CRYPTOGRAPHIC and call.targets[0].key is not None:
-        _add_materials(data, call, outcome.response)
+    elif operation.kind is Kind.CRYPTOGRAPHIC and (key := call.targets[0].key) is not None:
+        # The key material that encrypted or decrypted: the response's, or else the current one.
+        response, current = outcome.response, key.current_material
+        source = getattr(response, "source_key_material_id", None)
+        if source is not None:
+            data.source_key_material_id = source
+            data.destination_key_material_id = getattr(response, "destination_key_material_id", None)
+        else:
+            used = getattr(response, "key_material_id", None)
+            data.key_material_id = key_material_id(current.material_id) if used is None and current else used
     if call.grant_id:
         data.grant_id = call.grant_id
     return data if allowed or data.reason or call.grant_id else UNSET
-
-
-def _add_materials(data: AdditionalEventData, call: Call, response: msgspec.Struct | None) -> None:
-    """Add the key material that encrypted or decrypted: the response's, or else the current one."""
-    source = getattr(response, "source_key_material_id", None)
-    if source is not None:
-        data.source_key_material_id = source
-        data.destination_key_material_id = getattr(response, "destination_key_material_id", None)
-        return
-    data.key_material_id = getattr(response, "key_material_id", None)
-    material = call.key.current_material
-    if data.key_material_id is None and material is not None:
-        data.key_material_id = material.key_material_id
 
 
 def record_of_refusal(

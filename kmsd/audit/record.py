@@ -1,4 +1,4 @@
-"""Frame of every audit record: CloudTrail's field names, types and order.
+"""Frame of every audit record: CloudTrail's field names, types and order, and its `userIdentity`.
 
 Names and types follow CloudTrail's documented KMS examples ("Examples of AWS KMS log entries", KMS Developer Guide)
 and "CloudTrail record contents" (CloudTrail User Guide). A field that does not apply is absent. Fields that
@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from kmsd.domain.principal import Caller, PrincipalType
 from kmsd.operations.declaration import ClientInfo
 
 EVENT_VERSION = "1.11"
@@ -63,7 +64,8 @@ class AuditRecord(msgspec.Struct, gc=False):
 
     eventVersion: str  # noqa: N815 (the wire's name, as all below)
     userIdentity: msgspec.Raw  # noqa: N815
-    eventTime: str  # noqa: N815
+    eventTime: datetime  # noqa: N815
+    """In UTC and in whole seconds: `2026-11-22T06:30:00Z`."""
     eventSource: str  # noqa: N815
     eventName: str  # noqa: N815
     awsRegion: str  # noqa: N815
@@ -112,7 +114,14 @@ def event_of(
     """Return a record of anything but a call. Calls use positional arguments: their number makes keywords expensive."""
     given, returned = (None if one is None else dict(one) for one in (parameters, elements))
     more = UNSET if isinstance(details, UnsetType) else dict(details)
-    origin = (EVENT_VERSION, msgspec.Raw(encode(user_identity)), rfc3339(now), event_source, event_name, region)
+    origin = (
+        EVENT_VERSION,
+        msgspec.Raw(encode(user_identity)),
+        now.replace(microsecond=0),
+        event_source,
+        event_name,
+        region,
+    )
     outcome = (address, user_agent, error_code, error_message, given, returned, additional)
     subject = (request_id, new_event_id(), read_only, resources_of(resources), event_type, True, account)
     fields = (*origin, *outcome, *subject, more, MANAGEMENT, tls)
@@ -123,19 +132,9 @@ encode = msgspec.json.Encoder().encode
 """Encode an event as one line of JSON."""
 
 
-_second: tuple[float, str] = (-1.0, "")
-
-
 def rfc3339(instant: datetime) -> str:
-    """Return `2026-11-22T06:30:00Z`; formatted once a second."""
-    global _second  # noqa: PLW0603 (a cache of one entry, replaced as a whole)
-    seconds = instant.timestamp() // 1
-    known = _second
-    if known[0] == seconds:
-        return known[1]
-    text = instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    _second = (seconds, text)
-    return text
+    """Return `2026-11-22T06:30:00Z`."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # An event id must be unique, not secret: a random start for each process, then a counter.
@@ -188,11 +187,74 @@ def _tls_details(version: str, cipher: str | None, host: str) -> msgspec.Raw:
     return msgspec.Raw(encode({"tlsVersion": version, "cipherSuite": cipher, "clientProvidedHostHeader": clean(host)}))
 
 
+@lru_cache(maxsize=CACHED)
 def resources_of(resources: tuple[Resource, ...]) -> msgspec.Raw | UnsetType:
     """Return `resources` from (ARN, account, type); absent if there are none."""
-    return _resources_of(resources) if resources else UNSET
-
-
-@lru_cache(maxsize=CACHED)
-def _resources_of(resources: tuple[Resource, ...]) -> msgspec.Raw:
+    if not resources:
+        return UNSET
     return msgspec.Raw(encode([{"accountId": account, "type": kind, "ARN": arn} for arn, account, kind in resources]))
+
+
+# --- The caller -------------------------------------------------------------------------------------
+
+_IDENTITY_TYPES = {
+    PrincipalType.ACCOUNT: "Root",
+    PrincipalType.USER: "IAMUser",
+    PrincipalType.ASSUMED_ROLE: "AssumedRole",
+}
+# (caller, encoded) by access key id. Valid while the caller is the same object; cleared at `CACHED` entries.
+_encoded: dict[str, tuple[Caller, msgspec.Raw]] = {}
+
+
+def encoded_identity(caller: Caller, via_service: str = "") -> msgspec.Raw:
+    """Return `user_identity` as JSON, encoded once for each known caller."""
+    if via_service:
+        return msgspec.Raw(encode({**user_identity(caller), "invokedBy": service_principal(via_service)}))
+    known = _encoded.get(caller.access_key_id)
+    if known is not None and known[0] is caller:
+        return known[1]
+    if len(_encoded) >= CACHED:
+        _encoded.clear()
+    encoded = msgspec.Raw(encode(user_identity(caller)))
+    _encoded[caller.access_key_id] = (caller, encoded)
+    return encoded
+
+
+def user_identity(caller: Caller) -> dict[str, Any]:
+    """Return CloudTrail's `userIdentity`."""
+    if caller.principal_type is PrincipalType.SERVICE:
+        return {"type": "AWSService", "invokedBy": service_principal(caller.arn)}
+    if caller.principal_type is PrincipalType.WEB_IDENTITY:
+        return {
+            "type": "WebIdentityUser",
+            "principalId": caller.principal_id,
+            "userName": caller.user_name,
+            "identityProvider": caller.identity_provider,
+        }
+    identity: dict[str, Any] = {
+        "type": _IDENTITY_TYPES[caller.principal_type],
+        "principalId": caller.principal_id,
+        "arn": caller.arn,
+        "accountId": caller.account,
+        "accessKeyId": caller.access_key_id,
+    }
+    if caller.user_name is not None:
+        identity["userName"] = caller.user_name
+    if caller.issued_at is not None:
+        context: dict[str, Any] = {
+            "attributes": {"creationDate": rfc3339(caller.issued_at), "mfaAuthenticated": "false"}
+        }
+        if caller.role_arn is not None:
+            context["sessionIssuer"] = {
+                "type": "Role",
+                "principalId": caller.principal_id.partition(":")[0],
+                "arn": caller.role_arn,
+                "accountId": caller.account,
+                "userName": caller.role_arn.rpartition("/")[2],
+            }
+        if caller.source_identity:
+            context["sourceIdentity"] = caller.source_identity
+        if caller.identity_provider:
+            context["webIdFederationData"] = {"federatedProvider": caller.identity_provider}
+        identity["sessionContext"] = context
+    return identity

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -49,26 +49,33 @@ def _is_secret(hint: Any) -> bool:
 
 def redact(value: msgspec.Struct) -> dict[str, Any]:
     """Return a request or response as JSON values, without secrets, absent members and empty ones."""
-    get, members = _plan(type(value))
+    get, rules = _plan(type(value))
     shown = {}
-    for (name, convert), member in zip(members, get(value), strict=True):
-        if convert is not None:
-            member = convert(member)  # noqa: PLW2901 (the same member, as the record has it)
+    for (name, convert, substitute), member in zip(rules, get(value), strict=True):
+        if not member and substitute is not _NONE:
+            member = substitute  # noqa: PLW2901 (the same member, as the record has it)
+        elif convert is not None:
+            member = convert(member)  # noqa: PLW2901 (as above)
         if member is not None:
             shown[name] = member
     return shown
 
 
+_NONE = object()
+"""No substitute: a false or empty value is shown as it is."""
+Rule = tuple[Convert | None, object]
+"""Conversion of a value (None: it is shown as it is), and what a record shows in place of an absent or empty one."""
+
+
 @cache
 def _plan(
     struct: type[msgspec.Struct],
-) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[tuple[str, Convert | None], ...]]:
-    """Return a getter of all shown members of a struct, and each one's name and conversion."""
+) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[tuple[str, Convert | None, object], ...]]:
+    """Return a getter of all shown members of a struct, and each one's name and rule."""
     hints = get_type_hints(struct, include_extras=True)
     members = shown_members(struct)
     attributes = [attribute for attribute, _ in members]
-    converts = [_convert_of(hints[attribute], _IMPLIED.get(attribute)) for attribute in attributes]
-    named = tuple((name, convert) for (_, name), convert in zip(members, converts, strict=True))
+    named = tuple((name, *_rule_of(hints[attribute], _IMPLIED.get(attribute))) for attribute, name in members)
     match attributes:
         case []:
             return (lambda _: ()), ()
@@ -78,26 +85,25 @@ def _plan(
             return attrgetter(*attributes), named
 
 
-def _convert_of(hint: Any, implied: str | None) -> Convert | None:
-    """Return the conversion of a value of this type for a record; None to keep it as it is."""
+def _rule_of(hint: Any, implied: str | None) -> Rule:
+    """Return the rule for values of a type."""
     if implied is not None:
-        return lambda value: value or implied
+        return None, implied
     while get_origin(hint) in (Annotated, Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     origin = get_origin(hint)
     if origin is list or origin is tuple:
-        return _list_convert(_convert_of(get_args(hint)[0], None))
+        item, _ = _rule_of(get_args(hint)[0], None)
+        return None if item is None else partial(_convert_items, item), None
     if origin is dict:
-        return lambda value: value or None
+        return None, None
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return lambda value: None if value is None else redact(value)
-    return _SCALARS.get(hint)
+        return redact, None
+    return _SCALARS.get(hint), _NONE
 
 
-def _list_convert(convert: Convert | None) -> Convert:
-    if convert is None:
-        return lambda value: value or None
-    return lambda value: [convert(item) for item in value] if value else None
+def _convert_items(convert: Convert, items: Sequence[Any]) -> list[Any]:
+    return [convert(item) for item in items]
 
 
 def _length(value: bytes | None) -> str | None:

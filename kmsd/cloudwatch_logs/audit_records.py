@@ -9,7 +9,6 @@ import msgspec
 from msgspec import UNSET
 
 from kmsd.audit.calls import KEY
-from kmsd.audit.identity import user_identity
 from kmsd.audit.record import (
     API_CALL,
     EVENT_VERSION,
@@ -19,8 +18,8 @@ from kmsd.audit.record import (
     encode,
     new_event_id,
     resources_of,
-    rfc3339,
     service_principal,
+    user_identity,
 )
 from kmsd.cloudwatch_logs.service_key_access import KeyUse
 from kmsd.domain.arn import ArnScope
@@ -40,7 +39,7 @@ def record_of_key_use(use: KeyUse, arns: ArnScope) -> bytes:
         AuditRecord(
             eventVersion=EVENT_VERSION,
             userIdentity=msgspec.Raw(encode(user_identity(use.caller))),
-            eventTime=rfc3339(use.now),
+            eventTime=use.now.replace(microsecond=0),
             eventSource=KMS.event_source,
             eventName=use.action,
             awsRegion=arns.region,

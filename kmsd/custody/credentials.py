@@ -18,7 +18,7 @@ from kmsd.custody.service_sealer import ServiceSealer
 from kmsd.custody.session_sealer import INVALID, SessionOpener
 from kmsd.domain.arn import ArnScope
 from kmsd.domain.identity import AccessKey, AccessKeyStatus
-from kmsd.domain.principal import Caller, PrincipalType
+from kmsd.domain.principal import Caller
 from kmsd.domain.temporary_credentials import SessionTokenPayload
 from kmsd.errors import UnrecognizedClientException
 from kmsd.ports import Reader, Token
@@ -60,7 +60,6 @@ class CredentialStore:
         self._arns = arns
         self._derive = derive
         self._derived: dict[Scope, tuple[bytes, bytes]] = {}
-        self._callers: dict[str, tuple[AccessKey, Caller]] = {}
         self._opener = SessionOpener(token)
         self._sessions: dict[tuple[str, str], SessionTokenPayload] = {}
 
@@ -77,7 +76,10 @@ class CredentialStore:
         access_key = await reader.access_key(scope.access_key_id)
         if access_key is None or access_key.status is not AccessKeyStatus.ACTIVE:
             raise UnrecognizedClientException(INVALID)
-        return self._caller(access_key), await self._signing_key(reader, scope, access_key)
+        known = self._derived.get(scope)
+        if known is not None and known[0] == access_key.sealed_secret:
+            return access_key.caller, known[1]
+        return access_key.caller, await self._derive_key(reader, scope, access_key)
 
     async def _session(self, reader: Reader, scope: Scope, token: str, now: datetime) -> tuple[Caller, bytes]:
         """Return the caller and the signing key of temporary credentials.
@@ -95,10 +97,7 @@ class CredentialStore:
         key = self._derive(known.secret, scope.date, scope.region, scope.service)
         return caller, key
 
-    async def _signing_key(self, reader: Reader, scope: Scope, access_key: AccessKey) -> bytes:
-        known = self._derived.get(scope)
-        if known is not None and known[0] == access_key.sealed_secret:
-            return known[1]
+    async def _derive_key(self, reader: Reader, scope: Scope, access_key: AccessKey) -> bytes:
         sealer = await ServiceSealer.of(reader, self._token)
         secret = await sealer.decrypt(ACCESS_KEY_PURPOSE, scope.access_key_id, access_key.sealed_secret)
         key = self._derive(secret.decode(), scope.date, scope.region, scope.service)
@@ -119,24 +118,3 @@ class CredentialStore:
             del self._derived[cached]
         if len(self._derived) >= MAX_CACHED:
             del self._derived[next(iter(self._derived))]
-
-    def _caller(self, access_key: AccessKey) -> Caller:
-        """Return the caller, cached until the store returns another object: it does so when the credential changes."""
-        known = self._callers.get(access_key.access_key_id)
-        if known is not None and known[0] is access_key:
-            return known[1]
-        user = access_key.user
-        caller = Caller(
-            principal_type=PrincipalType.USER,
-            arn=user.arn,
-            account=user.account,
-            principal_id=user.user_id,
-            access_key_id=access_key.access_key_id,
-            user_name=user.name,
-            tags=user.tags,
-            identity_policies=tuple(user.policies.values()),
-        )
-        if len(self._callers) >= MAX_CACHED:
-            del self._callers[next(iter(self._callers))]
-        self._callers[access_key.access_key_id] = (access_key, caller)
-        return caller

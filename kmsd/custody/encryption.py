@@ -44,13 +44,16 @@ async def encrypt(
     The caller has checked the key's state, usage and algorithm. Raises KeyUnavailableException if the material is not
     ready, ValidationException for what an RSA key cannot encrypt, and the token's errors (`kmsd.ports`).
     """
-    material = key_material.current(key, now)
+    material = key.material_at(now)
+    if material is None or material.status is not MaterialStatus.READY:
+        raise key_material.unavailable(key)
     if material.algorithm is None:
         public_key = await wrapped_material.public_key(tokens, material)
         return rsa_encryption.encrypt(key, public_key, EncryptionAlgorithm(algorithm), plaintext, context)
     head = blobs.header(material.algorithm, key.key_id, material.material_id)
     aad = blobs.associated_data(head, context)
-    return head + await tokens.of(material).encrypt(material.reference, material.algorithm, plaintext, aad)
+    reference = material.wrapped or material.material_id
+    return head + await tokens.of(material).encrypt(reference, material.algorithm, plaintext, aad)
 
 
 async def decrypt(tokens: Tokens, key: Key, blob: Blob, context: EncryptionContext) -> Opened:

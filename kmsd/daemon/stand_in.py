@@ -59,7 +59,7 @@ def answer(request: Request, missing: str) -> Response:
     received = request.received
     if received.method in ("GET", "HEAD") and received.target in PROBE_TARGETS:
         return probe_answer({missing: UNAVAILABLE} if received.target == "/readyz" else {})
-    protocol = protocol_of(request)
+    protocol = protocol_of(received)
     return protocol.error(_refusal(protocol.service), new_request_id())
 
 

@@ -12,6 +12,7 @@ VERSION = 1
 """First byte of every blob. Append only: a number never changes its meaning."""
 
 HEADER_LENGTH = 34
+_NO_CONTEXT = encryption_context.canonical({})
 _ALGORITHMS = {int(algorithm): algorithm for algorithm in Algorithm}
 
 
@@ -47,7 +48,7 @@ def associated_data(head: bytes, context: EncryptionContext) -> bytes:
     The nonce follows the header but is not included here. GCM authenticates the nonce by construction; so does XAES,
     whose derived key depends on its first half. A token that generates the nonce returns it only afterwards.
     """
-    return head + encryption_context.canonical(context)
+    return head + (encryption_context.canonical(context) if context else _NO_CONTEXT)
 
 
 def parse(data: bytes) -> Blob:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from kmsd.domain.principal import Caller, PrincipalType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +51,7 @@ class Role(msgspec.Struct, frozen=True):
     tags: Mapping[str, str] = {}
 
 
-class AccessKey(msgspec.Struct, frozen=True):
+class AccessKey(msgspec.Struct, frozen=True, dict=True):
     """A long-term credential of a user. The secret is sealed by a service key in the token."""
 
     access_key_id: str
@@ -57,3 +60,18 @@ class AccessKey(msgspec.Struct, frozen=True):
     sealed_secret: bytes
     status: AccessKeyStatus
     created_at: datetime
+
+    @cached_property
+    def caller(self) -> Caller:
+        """The caller whose requests this key signs. It is the same object for as long as the store returns this one."""
+        user = self.user
+        return Caller(
+            principal_type=PrincipalType.USER,
+            arn=user.arn,
+            account=user.account,
+            principal_id=user.user_id,
+            access_key_id=self.access_key_id,
+            user_name=user.name,
+            tags=user.tags,
+            identity_policies=tuple(user.policies.values()),
+        )

@@ -128,12 +128,14 @@ class Usable(Enum):
         self.row: Mapping[KeyState, StateRule] = {
             state: StateRule(letter) for state, letter in zip(KeyState, row, strict=True)
         }
+        self.states = frozenset(state for state, rule in self.row.items() if rule is StateRule.YES)
+        """States in which the operation works."""
         self.origin = origin
         """The only origin that the operation accepts; empty: any."""
 
     def allows(self, state: KeyState) -> bool:
         """True if the operation works on a key in `state`."""
-        return self.row[state] is StateRule.YES
+        return state in self.states
 
     def refuse(self, state: KeyState, origin: str, arn: str) -> None:
         """Raise the table's error for a key in `state`; return if the operation works."""

@@ -23,10 +23,10 @@ class CohortScheduler:
     def __init__(self) -> None:
         self.in_flight = 0
         """Calls received, without those that wait for their record. The transport counts them when it reads them from
-        the socket, before the first of them runs, so that each sees the others."""
+        the socket, before the first of them runs, so that each sees the others. From `MIN_COHORT` on, they `pause`."""
 
-    @types.coroutine
-    def yield_to_cohort(self) -> Generator[None, None, None]:
-        """Pause once, if enough calls are in flight, so that they reach the same stage."""
-        if self.in_flight >= MIN_COHORT:
-            yield
+
+@types.coroutine
+def pause() -> Generator[None, None, None]:
+    """Let the other calls reach the same stage."""
+    yield

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from ctypes import POINTER, Structure, byref, c_int16, c_int64, c_long, c_uint16, c_uint32, c_uint64, pointer
 from typing import NamedTuple
 
+import msgspec
+
 _PWRITE = 1
 _FDSYNC = 3
 _RESFD = 1
@@ -70,7 +72,7 @@ class _Event(Structure):
     _fields_ = (("data", c_uint64), ("control", c_uint64), ("result", c_int64), ("result2", c_int64))
 
 
-class Write(NamedTuple):
+class Write(msgspec.Struct, frozen=True):
     """Write of `length` bytes at `address` to `offset` of `descriptor`. All three are multiples of the block size."""
 
     descriptor: int
@@ -98,10 +100,12 @@ class AioContext:
         if numbers is None:
             raise OSError(errno.ENOSYS, "no asynchronous sync is known for this machine")
         self._numbers = numbers
+        self._submit, self._getevents = c_long(numbers.submit), c_long(numbers.getevents)
         self._call = ctypes.CDLL(None, use_errno=True).syscall
         self._call.restype = c_long
         self._context = c_uint64(0)
-        self._do(numbers.setup, _DEPTH, byref(self._context))
+        if self._call(c_long(numbers.setup), _DEPTH, byref(self._context)) < 0:
+            raise _last_error()
         self._event_descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._control = _Control(flags=_RESFD, event_descriptor=self._event_descriptor)
         self._controls = pointer(self._control)
@@ -113,41 +117,33 @@ class AioContext:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._event_descriptor, self._done)
 
-    def _do(self, number: int, *arguments: object) -> int:
-        result: int = self._call(c_long(number), *arguments)
-        if result < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-        return result
-
     def submit(self, descriptor: int, then: Callable[[OSError | None], None]) -> None:
         """Start to sync the data of a file. `then` is called on the loop, with the error or None.
 
         Raises OSError if the operation did not start; `then` is not called in that case. The previous operation must
         have ended.
         """
-        control = self._control
-        control.opcode, control.buffer, control.length, control.offset = _FDSYNC, 0, 0, 0
-        self._submit(descriptor, then)
+        self._start(_FDSYNC, Write(descriptor, 0, 0, 0), then)
 
     def write(self, write: Write, then: Callable[[OSError | None], None]) -> None:
         """Start a write to a descriptor opened with O_DIRECT and O_DSYNC. Otherwise like `submit`."""
-        control = self._control
-        control.opcode, control.buffer = _PWRITE, write.address
-        control.length, control.offset = write.length, write.offset
-        self._submit(write.descriptor, then)
+        self._start(_PWRITE, write, then)
 
-    def _submit(self, descriptor: int, then: Callable[[OSError | None], None]) -> None:
+    def _start(self, opcode: int, write: Write, then: Callable[[OSError | None], None]) -> None:
         if self._then is not None:
             raise OSError(errno.EBUSY, "a sync is under way")
-        self._control.descriptor = descriptor
-        self._do(self._numbers.submit, self._context, _ONE, self._controls_reference)
+        control = self._control
+        control.opcode, control.descriptor, control.buffer = opcode, write.descriptor, write.address
+        control.length, control.offset = write.length, write.offset
+        if self._call(self._submit, self._context, _ONE, self._controls_reference) < 0:
+            raise _last_error()
         self._then = then
 
     def _done(self) -> None:
         os.eventfd_read(self._event_descriptor)
         event = self._event
-        self._do(self._numbers.getevents, self._context, _ONE, _ONE, self._event_reference, self._no_timeout)
+        if self._call(self._getevents, self._context, _ONE, _ONE, self._event_reference, self._no_timeout) < 0:
+            raise _last_error()
         then, self._then = self._then, None
         if then is None:
             return
@@ -161,5 +157,11 @@ class AioContext:
     def close(self) -> None:
         """Release the kernel's resources. Waits for a running operation, whose `then` is not called."""
         self._loop.remove_reader(self._event_descriptor)
-        self._do(self._numbers.destroy, self._context)
+        if self._call(c_long(self._numbers.destroy), self._context) < 0:
+            raise _last_error()
         os.close(self._event_descriptor)
+
+
+def _last_error() -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code))

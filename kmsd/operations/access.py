@@ -76,7 +76,9 @@ class _OfKey(Access, frozen=True):
         key = target.key
         if key is None:
             return
-        self.usable.refuse(key.state_at(call.now), key.origin, key.arn)
+        state = key.state_at(call.now)
+        if state not in self.usable.states or self.usable.origin:
+            self.usable.refuse(state, key.origin, key.arn)
         if self.usage is not None and key.usage is not self.usage:
             raise InvalidKeyUsageException(
                 f"{key.arn} key usage is {key.usage} which is not valid for {operation.name}."
@@ -84,16 +86,16 @@ class _OfKey(Access, frozen=True):
         if self.is_symmetric and key.spec is not KeySpec.SYMMETRIC_DEFAULT:
             raise self._wrong_spec(f"{key.arn} key spec is {key.spec} which is not valid for {operation.name}.")
         if self.algorithm is not None:
-            _check_algorithm(key, getattr(request, self.algorithm) or SYMMETRIC_DEFAULT)
+            algorithm = getattr(request, self.algorithm) or SYMMETRIC_DEFAULT
+            if algorithm not in key.algorithms:
+                raise _unfit(key, algorithm)
 
 
-def _check_algorithm(key: Key, algorithm: str) -> None:
-    """Check that an algorithm fits the key. Raises InvalidKeyUsageException, UnsupportedOperationException."""
-    if algorithm in key.algorithms:
-        return
+def _unfit(key: Key, algorithm: str) -> ServiceError:
+    """Return the error for an algorithm that the key does not have."""
     if algorithm in ALGORITHMS[key.spec][key.usage]:
-        raise UnsupportedOperationException(f"The token of {key.arn} does not offer algorithm {algorithm}.")
-    raise InvalidKeyUsageException(f"Algorithm {algorithm} and key spec {key.spec} are incompatible.")
+        return UnsupportedOperationException(f"The token of {key.arn} does not offer algorithm {algorithm}.")
+    return InvalidKeyUsageException(f"Algorithm {algorithm} and key spec {key.spec} are incompatible.")
 
 
 class OnKey(_OfKey, frozen=True):
@@ -223,7 +225,9 @@ async def find_key(text: str, call: Call, *, aliases: bool) -> Target:
     name = parse_key_name(text, caller_account=call.caller.account, arns=arns, aliases=aliases)
     if name.alias:
         return await _find_alias_key(name, call)
-    key = await _key_of(name.key_id, call, account=name.account)
+    key = await call.reader.key(name.key_id)
+    if key is not None and (key.account != name.account or not key.exists_at(call.now)):
+        key = None
     if name.account != call.caller.account:
         return _foreign(arns.key(name.account, name.key_id), name, key, call)
     if key is None:

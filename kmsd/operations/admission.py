@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from kmsd.authz.evaluate import is_unconditional
-from kmsd.authz.request import AuthorizationRequest, Denied
+from kmsd.authz.request import Allowed, AuthorizationRequest, Denied
 from kmsd.custody import grant_tokens
+from kmsd.domain.key import Key
+from kmsd.domain.principal import Caller
 from kmsd.errors import AccessDeniedException
-from kmsd.operations import decision_cache
 from kmsd.operations.condition_values import circumstances_of, policies_of
 from kmsd.operations.declaration import Access, Call, Operation, Target, context_of
 
@@ -20,37 +22,52 @@ UNKNOWN_CIPHERTEXT = (
 )
 
 
+MAX_DECISIONS = 10_000
+
+_allowed: dict[tuple[str, str, str], tuple[Key, Caller, Allowed]] = {}
+"""Decisions that depend on key, caller and action alone, by action, key id and access key id.
+
+An entry is valid only for the `Key` and `Caller` objects that it was computed from. The store returns the same `Key`
+until its row changes (policy or state), and the same credential until it or its user's policies change. Decisions that
+depend on conditions or grants are never cached here. All entries are evicted when there are `MAX_DECISIONS`.
+"""
+
+
 async def admit(operation: Operation[Any, Any], request: msgspec.Struct, call: Call) -> None:
     """Find, authorise and check the state of everything that the operation accesses; fills `call.targets`.
 
     All targets are authorised before any state is checked, so a caller without permission learns nothing of a key's
     state.
     """
-    tokens = getattr(request, "grant_tokens", None)
+    tokens, caller = getattr(request, "grant_tokens", None), call.caller
     if tokens:
         await grant_tokens.check(tokens, call.reader, await call.service_sealer())
-    reached: list[tuple[Access, Target]] = []
-    for access in operation.access:
+    reached: list[tuple[Access, str, Target]] = []
+    for access, action in operation.actions:
         for target in await access.find(request, call):
-            reached.append((access, target))
+            reached.append((access, action, target))
+            if not call.targets:
+                call.key = target.key or UNSET  # type: ignore[assignment]  # as the field says
             call.targets.append(target)
-    for access, target in reached:
-        if access.asks_permission:
-            await _permit(operation, access, target, request, call)
-    for access, target in reached:
+    for access, action, target in reached:
+        if not access.asks_permission:
+            continue
+        key = target.key
+        if key is not None and not access.has_own_rule and not operation.delegates:
+            known = _allowed.get((action, key.key_id, caller.access_key_id))
+            if known is not None and known[0] is key and known[1] is caller:
+                target.decision = known[2]
+                continue
+        await _authorise(operation, access, target, request, call)
+    for access, _, target in reached:
         access.check(operation, target, request, call)
 
 
-async def _permit(
+async def _authorise(
     operation: Operation[Any, Any], access: Access, target: Target, request: msgspec.Struct, call: Call
 ) -> None:
     """Authorise one target and set its decision. Raises AccessDeniedException."""
     key, caller = target.key, call.caller
-    remembers = not access.has_own_rule
-    if key is not None and remembers and not operation.delegates:
-        target.decision = decision_cache.get(action_of(operation, access), key, caller)
-        if target.decision is not None:
-            return
     auth_request, decision = access.decide(
         await authorization_request(operation, access, target, request, call), target
     )
@@ -58,8 +75,10 @@ async def _permit(
         raise _absent(target, auth_request)
     if isinstance(decision, Denied):
         raise AccessDeniedException(_concealed(target, auth_request) or decision.message, detail=decision.reason)
-    if key is not None and remembers and is_unconditional(auth_request, decision):
-        decision_cache.put(auth_request.action, key, caller, decision)
+    if key is not None and not access.has_own_rule and is_unconditional(auth_request, decision):
+        if len(_allowed) >= MAX_DECISIONS:
+            _allowed.clear()
+        _allowed[auth_request.action, key.key_id, caller.access_key_id] = key, caller, decision
     target.decision, target.authorization_request = decision, auth_request
 
 
@@ -93,14 +112,14 @@ async def authorization_request(
     if key is None:
         return AuthorizationRequest(
             caller=caller,
-            action=action_of(operation, access),
+            action=access.action_of(operation),
             resource=target.arn,
             resource_account=caller.account,
             circumstances=await circumstances_of(operation, target, request, call, policies),
         )
     return AuthorizationRequest(
         caller=caller,
-        action=action_of(operation, access),
+        action=access.action_of(operation),
         resource=target.arn,
         resource_account=key.account,
         resource_policy=key.policy,
@@ -108,9 +127,3 @@ async def authorization_request(
         encryption_context=context_of(access, request),
         circumstances=await circumstances_of(operation, target, request, call, (key.policy, *policies)),
     )
-
-
-def action_of(operation: Operation[Any, Any], access: Access) -> str:
-    """Return the action that authorises one access of an operation."""
-    action = getattr(access, "action", None)
-    return operation.action if action is None else f"{operation.service.scope}:{action}"

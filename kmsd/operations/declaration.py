@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from kmsd.authz.evaluate import authorize
 from kmsd.authz.request import Allowed, AuthorizationRequest, Decision
@@ -94,6 +95,11 @@ class Access(msgspec.Struct, frozen=True):
         del target
         return auth_request, authorize(auth_request)
 
+    def action_of(self, operation: Operation[Any, Any]) -> str:
+        """Return the action that authorises this access in an operation."""
+        action = getattr(self, "action", None)
+        return operation.action if action is None else f"{operation.service.scope}:{action}"
+
     async def find(self, request: msgspec.Struct, call: Call) -> Sequence[Target]:
         """Return the targets: one, none if an optional member is absent, or several. Raises `ServiceError`."""
         raise NotImplementedError
@@ -119,7 +125,7 @@ class Target(msgspec.Struct):
     decision: Allowed | None = None
     """The decision, with the statement or grant that allows the access."""
     authorization_request: AuthorizationRequest | None = None
-    """The request of that decision; None if the decision was cached (`kmsd.operations.decision_cache`)."""
+    """The request of that decision; None if the decision was cached (`kmsd.operations.admission`)."""
     resource: object | None = None
     """The resource, if it is not a key."""
     resource_tags: Callable[[], Awaitable[Mapping[str, str]]] | None = None
@@ -167,6 +173,10 @@ class Call(msgspec.Struct, eq=False):
     now: datetime
     reader: Reader
     """Snapshot of the store; within a writing operation, the transaction."""
+    tokens: Tokens
+    """All tokens."""
+    key: Key = UNSET  # type: ignore[assignment]  # what asks it for anything then raises AttributeError
+    """Key of the first target. Set by admission, if the target has one."""
     targets: list[Target] = []
     prepared: Any = None
     """Result of the operation's `prepare`."""
@@ -180,12 +190,6 @@ class Call(msgspec.Struct, eq=False):
     """Grant for the audit record, if the request may not name it (RetireGrant)."""
     is_recorded: bool = False
     """True once an audit record was passed to the sink. From then on the call is not retried."""
-
-    @property
-    def key(self) -> Key:
-        """Key of the first target."""
-        key = self.targets[0].key
-        return self.key_at(0) if key is None else key
 
     def key_at(self, index: int) -> Key:
         """Return the key of a target. Raises LookupError if it has none."""
@@ -204,12 +208,7 @@ class Call(msgspec.Struct, eq=False):
     @property
     def token(self) -> Token:
         """The main token, which holds all keys."""
-        return self.dependencies.tokens.main
-
-    @property
-    def tokens(self) -> Tokens:
-        """All tokens."""
-        return self.dependencies.tokens
+        return self.tokens.main
 
     async def service_sealer(self) -> ServiceSealer:
         """Return the sealer for markers and tokens of the API."""
@@ -271,6 +270,11 @@ class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=Fa
     def action(self) -> str:
         """Action in policies: `kms:Encrypt`."""
         return f"{self.service.scope}:{self.name}"
+
+    @cached_property
+    def actions(self) -> tuple[tuple[Access, str], ...]:
+        """Each access with the action that authorises it."""
+        return tuple((access, access.action_of(self)) for access in self.access)
 
     @property
     def target(self) -> str:

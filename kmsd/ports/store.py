@@ -303,7 +303,7 @@ class Store(Protocol):
     """The daemon's database. Durable and consistent across processes, with one writer at a time.
 
     A reader returns the same `Key`, `User`, `Role` and `AccessKey` object until the row changes, and never modifies it.
-    Callers cache by identity (`kmsd.operations.decision_cache`).
+    Callers cache by identity (`kmsd.operations.admission`).
     """
 
     def on_object_destroying(self, notify: Callable[[bytes], None]) -> None:

@@ -26,6 +26,7 @@ from kmsd.errors import (
     UnrecognizedClientException,
     ValidationException,
 )
+from kmsd.event_loop.cohorts import MIN_COHORT, pause
 from kmsd.operations.declaration import KMS, ClientInfo
 from kmsd.operations.sts import assume_role_with_web_identity
 from kmsd.pipeline import AnyOperation, Pipeline, as_service_error
@@ -35,8 +36,8 @@ from kmsd.wire.http.messages import Request, Response, Tls, new_request_id
 from kmsd.wire.protocols.dispatch import Protocol, QueryProtocol, RoutedRequest, protocol_of
 from kmsd.wire.readiness import Readiness
 from kmsd.wire.refused_requests import RefusedRequestLog
-from kmsd.wire.sigv4 import parse as sigv4
-from kmsd.wire.sigv4.claim import SignedRequest, authenticate, reject_unknown_key
+from kmsd.wire.sigv4 import claim as sigv4
+from kmsd.wire.sigv4.claim import RawRequest, SignedRequest, authenticate, reject_unknown_key
 from kmsd.wire.throttling import Throttle
 from kmsd.wire.web_identity.verification import WebIdentities
 
@@ -91,11 +92,23 @@ class Endpoint(msgspec.Struct, frozen=True):
         received = request.received
         if received.method in ("GET", "HEAD") and received.target in readiness.PROBE_TARGETS:
             return await self._probe(received.target)
-        request_id = new_request_id()
-        protocol = protocol_of(request)
-        begun, code = perf_counter(), OK
+        request_id, protocol = new_request_id(), protocol_of(received)
+        begun, code, pipeline = perf_counter(), OK, self.pipeline
         try:
-            return await self._call(request, request_id, protocol)
+            source, now = source_of(request), pipeline.clock.now()
+            routed, caller, reader = await self._authenticated(received, protocol, source, now, request_id)
+            if pipeline.cohorts.in_flight >= MIN_COHORT:
+                await pause()
+            response = await pipeline.run(
+                routed.operation,
+                routed.decode,
+                caller=caller,
+                source=source,
+                request_id=request_id,
+                reader=reader,
+                now=now,
+            )
+            return routed.render(response, request_id)
         except ServiceError as error:
             code = error.code
             if error.status >= HTTP_INTERNAL:
@@ -113,50 +126,37 @@ class Endpoint(msgspec.Struct, frozen=True):
         finally:
             self.meter.answered(protocol.target, code, perf_counter() - begun)
 
-    async def _call(self, request: Request, request_id: str, protocol: Protocol) -> Response:
-        source, now, attempt = source_of(request), self.pipeline.clock.now(), _Attempt()
+    async def _authenticated(
+        self, received: RawRequest, protocol: Protocol, source: ClientInfo, now: datetime, request_id: str
+    ) -> tuple[RoutedRequest, AuthenticatedCaller, Reader]:
+        """Return the operation and its caller, with the reader that the credentials were read from.
+
+        Raises `ServiceError`, after the refusal is recorded.
+        """
+        attempt = _Attempt()
         try:
-            routed, caller, reader = await self._authenticated(request, protocol, source, now, attempt)
+            if protocol.service is None:
+                raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
+            # Use the wall clock: one that ran ahead and was set right again must not shut every client out.
+            wall = now if self.wall is None else self.wall.now()
+            if isinstance(protocol, QueryProtocol):
+                unsigned = await self._by_web_identity(received, protocol, source, wall)
+                if unsigned is not None:
+                    return unsigned
+            region, services = self.pipeline.dependencies.arns.region, (protocol.service.scope,)
+            signed_request = sigv4.parse(received, region=region, services=services, now=wall)
+            attempt.access_key_id = signed_request.access_key_id
+            caller, reader = await self._by_signature(signed_request, now)
+            attempt.caller = caller.caller
+            routed = protocol.route(received)
+            if self.rates is not None and routed.operation in self.rates.buckets:
+                self._limit(routed.operation, caller.caller.principal_arn)
+            if routed.operation.by_web_identity:
+                raise ValidationException("The request must not be signed.")
         except ServiceError as error:
             await self._refused(
                 error, request_id=request_id, source=source, now=now, protocol=protocol, attempt=attempt
             )
-        await self.pipeline.cohorts.yield_to_cohort()
-        response = await self.pipeline.run(
-            routed.operation,
-            routed.decode,
-            caller=caller,
-            source=source,
-            request_id=request_id,
-            reader=reader,
-            now=now,
-        )
-        return routed.render(response, request_id)
-
-    async def _authenticated(
-        self, request: Request, protocol: Protocol, source: ClientInfo, now: datetime, attempt: _Attempt
-    ) -> tuple[RoutedRequest, AuthenticatedCaller, Reader]:
-        """Return the operation and its caller, with the reader that the credentials were read from.
-
-        Raises `ServiceError`; `attempt` then says who it was.
-        """
-        if protocol.service is None:
-            raise UnknownOperationException(detail=f"unknown target {protocol.name!r}")
-        # Use the wall clock: one that ran ahead and was set right again must not shut every client out.
-        wall = now if self.wall is None else self.wall.now()
-        if isinstance(protocol, QueryProtocol):
-            unsigned = await self._by_web_identity(request, protocol, source, wall)
-            if unsigned is not None:
-                return unsigned
-        region, services = self.pipeline.dependencies.arns.region, (protocol.service.scope,)
-        signed_request = sigv4.parse(request.received, region=region, services=services, now=wall)
-        attempt.access_key_id = signed_request.access_key_id
-        caller, reader = await self._by_signature(signed_request, now)
-        attempt.caller = caller.caller
-        routed = protocol.route(request)
-        self._limit(routed.operation, caller.caller.principal_arn)
-        if routed.operation.by_web_identity:
-            raise ValidationException("The request must not be signed.")
         return routed, caller, reader
 
     def _limit(self, operation: AnyOperation, principal: str) -> None:
@@ -165,18 +165,17 @@ class Endpoint(msgspec.Struct, frozen=True):
             raise ThrottlingException(RATE_EXCEEDED)
 
     async def _by_web_identity(
-        self, request: Request, protocol: QueryProtocol, source: ClientInfo, now: datetime
+        self, received: RawRequest, protocol: QueryProtocol, source: ClientInfo, now: datetime
     ) -> tuple[RoutedRequest, AuthenticatedCaller, Reader] | None:
         """Authenticate the caller of an unsigned request by the web token in it; None for any other request.
 
         The rate is limited before the form is read. Raises ThrottlingException, ValidationException, and as
         `WebIdentities.authenticate`.
         """
-        received = request.received
         if received.header("authorization") is not None or "X-Amz-Signature=" in received.target:
             return None
         self._limit(assume_role_with_web_identity.OPERATION, source.address)
-        routed = protocol.route_unsigned(request)
+        routed = protocol.route_unsigned(received)
         if routed is None:
             return None
         decoded = routed.decode()
@@ -261,8 +260,9 @@ def _break_traceback_cycles(error: BaseException) -> None:
 
 def source_of(request: Request) -> ClientInfo:
     """Return the origin of a request, for policies and the audit record."""
-    received = request.received
-    user_agent, host = received.header("user-agent") or "", received.header("host") or ""
+    first, values = request.received.first, request.received.values
+    user_agent = values[first["user-agent"]] if "user-agent" in first else ""
+    host = values[first["host"]] if "host" in first else ""
     return _source(request.peer, user_agent[:1024], host[:256], request.tls)
 
 

@@ -84,14 +84,15 @@ class Throttle:
             for name, rate in per_second.items()
             if rate > 0
         }
-        self._buckets = {operation: buckets[name] for operation, name in CLASSES.items() if name in buckets}
+        self.buckets = {operation: buckets[name] for operation, name in CLASSES.items() if name in buckets}
+        """By operation; one without a bucket is not limited."""
 
     @property
     def limits_anything(self) -> bool:
         """True if any class has a rate."""
-        return bool(self._buckets)
+        return bool(self.buckets)
 
     def allow(self, operation: Operation[Any, Any], principal: str, now: float) -> bool:
         """True if one more call is within the limit, which then counts. `now`: seconds of a monotonic clock."""
-        bucket = self._buckets.get(operation)
+        bucket = self.buckets.get(operation)
         return bucket is None or bucket.take(principal, now)

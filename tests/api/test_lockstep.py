@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from kmsd.event_loop.cohorts import MIN_COHORT, CohortScheduler
+from kmsd.event_loop.cohorts import MIN_COHORT, CohortScheduler, pause
 from tests.support.clients import Credentials
 from tests.support.harness import Harness
 
@@ -25,7 +25,8 @@ async def test_stages_are_gone_through_together() -> None:
         async def call(name: int) -> None:
             for stage in "abc":
                 seen.append(f"{stage}{name}")
-                await cohorts.yield_to_cohort()
+                if cohorts.in_flight >= MIN_COHORT:
+                    await pause()
             cohorts.in_flight -= 1
 
         cohorts.in_flight = calls
@@ -72,9 +73,7 @@ def test_every_end_is_counted(harness: Harness) -> None:
 @pytest.mark.parametrize("ends", [ValueError, asyncio.CancelledError])
 async def test_a_pause_lets_through_what_ends_a_call(ends: type[BaseException]) -> None:
     """It is a pause, and nothing else."""
-    cohorts = CohortScheduler()
-    cohorts.in_flight = MIN_COHORT
-    pausing = cohorts.yield_to_cohort()
+    pausing = pause()
     next(iter(pausing))
     with pytest.raises(ends):
         pausing.throw(ends())

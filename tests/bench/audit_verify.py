@@ -51,7 +51,7 @@ def a_call() -> tuple[Call, encrypt.Request, Outcome]:
     source = ClientInfo("192.0.2.7", agent, "TLSv1.3", "TLS_AES_256_GCM_SHA384", "kms.example:8480")
     world = Dependencies(place, None, None, None)  # type: ignore[arg-type] # a record asks for the place alone
     targets = [Target(arn, key, decision=Allowed("key-policy:Enable IAM User Permissions"))]
-    call = Call(world, caller, source, "11111111-1111-4111-8111-111111111111", now, None, targets)  # type: ignore[arg-type] # as above
+    call = Call(world, caller, source, "11111111-1111-4111-8111-111111111111", now, None, None, targets=targets)  # type: ignore[arg-type] # as above
     request = encrypt.Request(key_id=KEY_ID, plaintext=b"x" * 32, encryption_context={"tenant": "t1"})
     response = encrypt.Response(ciphertext_blob=b"y" * 90, key_id=arn, encryption_algorithm="SYMMETRIC_DEFAULT")
     return call, request, Outcome(response=response)

@@ -56,7 +56,9 @@ async def query_of(place: Harness, user: Any, key_id: str) -> AuthorizationReque
         access_key
     )
     source = ClientInfo("127.0.0.1", "bench", None)
-    call = Call(place.components.pipeline.dependencies, caller, source, "", place.clock.now(), reader)
+    call = Call(
+        place.components.pipeline.dependencies, caller, source, "", place.clock.now(), reader, place.components.tokens
+    )
     request = encrypt.Request(key_id=key_id, plaintext=b"x" * 32, encryption_context={"tenant": "mine"})
     await admission.admit(encrypt.OPERATION, request, call)
     query = call.targets[0].authorization_request

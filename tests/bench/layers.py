@@ -34,11 +34,11 @@ from kmsd.operations.admission import admit
 from kmsd.operations.declaration import Call, ClientInfo
 from kmsd.ports import Reader
 from kmsd.wire.endpoint import Endpoint, source_of
-from kmsd.wire.http.messages import Request, rendered
+from kmsd.wire.http.messages import Request, rendered_pieces
 from kmsd.wire.protocols.dispatch import RoutedRequest, protocol_of
 from kmsd.wire.readiness import Readiness
 from kmsd.wire.refused_requests import RefusedRequestLog
-from kmsd.wire.sigv4 import parse as sigv4
+from kmsd.wire.sigv4 import claim as sigv4
 from kmsd.wire.sigv4.claim import RawRequest, signing_key
 from tests.bench import servers, wrk
 from tests.bench.audit_cost import NoSink
@@ -88,17 +88,19 @@ class Parts:
         request = self.fresh()
         at, place = front.pipeline.clock.now(), world.arns
         claim = sigv4.parse(request.received, region=place.region, services=("kms",), now=at)
-        caller, reader = await front._authenticated(claim, at)
+        authenticated, reader = await front._by_signature(claim, at)
+        caller = authenticated.caller
         layers = {
             "reading the signature": alone(
                 lambda: sigv4.parse(request.received, region=place.region, services=("kms",), now=at)
             ),
-            "proving it, and who signed": alone(lambda: now(front._authenticated(claim, at))),
+            "proving it, and who signed": alone(lambda: now(front._by_signature(claim, at))),
         }
         # The body is gone once it has been read.
-        questions = iter([protocol_of(one).route(one) for one in (self.fresh() for _ in range(RUNS * A_RUN))])
+        questions = iter([protocol_of(one).route(one) for one in (self.fresh().received for _ in range(RUNS * A_RUN))])
         layers["decoding and validating"] = alone(lambda: next(questions).decode())
-        question = protocol_of(again := self.fresh()).route(again)
+        again = self.fresh().received
+        question = protocol_of(again).route(again)
         layers |= await self._behind(question, question.decode(), caller, source_of(request), reader)
         together = {f"{calls} at once": await self._together(calls) for calls in TOGETHER}
         return {"alone": layers, "sum": round(sum(layers.values()), 1), "whole, with its dispatch": together}
@@ -114,7 +116,7 @@ class Parts:
         )
 
         def call() -> Call:
-            return Call(world, caller, source, "x" * 36, at, reader)
+            return Call(world, caller, source, "x" * 36, at, reader, world.tokens)
 
         admitted = call()
         await admit(operation, asked, admitted)
@@ -122,7 +124,7 @@ class Parts:
         assert material is not None
         response = await operation.handle(asked, admitted)
         sealing = alone(
-            lambda: now(world.token.encrypt(material.material_id, material.algorithm, b"x" * 32, b"y" * 38))
+            lambda: now(world.tokens.main.encrypt(material.material_id, material.algorithm, b"x" * 32, b"y" * 38))
         )
         handling = alone(lambda: now(operation.handle(asked, admitted)))
         return {
@@ -133,7 +135,7 @@ class Parts:
                 lambda: audit.record_of_call(operation, asked, admitted, Outcome(response))
             ),
             "encoding the answer": alone(
-                lambda: rendered(question.render(response, "x" * 36), "Server: kmsd\r\n", close=False)
+                lambda: rendered_pieces(question.render(response, "x" * 36), "Server: kmsd\r\n", close=False)
             ),
         }
 

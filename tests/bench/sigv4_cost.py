@@ -15,7 +15,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from kmsd.errors import ServiceError
-from kmsd.wire.sigv4.parse import RawRequest, parse, reject_unknown_key, signing_key, verify
+from kmsd.wire.sigv4.claim import RawRequest, parse, reject_unknown_key, signing_key, verify
 
 SERVICES = frozenset({"kms", "logs", "sts"})
 NOW = datetime.now(UTC)

@@ -40,7 +40,7 @@ from kmsd.ports import NotAuthentic, ServiceKey, Token
 from kmsd.wire.protocols import json as shape
 from kmsd.wire.protocols import query
 from kmsd.wire.sigv4 import canonical
-from kmsd.wire.sigv4.parse import RawRequest, parse
+from kmsd.wire.sigv4.claim import RawRequest, parse
 from tests.support.sigv4 import CREDENTIAL, HEADERS, NOW, SERVICES
 
 SECONDS = 0.01

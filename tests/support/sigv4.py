@@ -7,7 +7,7 @@ import hmac
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from kmsd.wire.sigv4.parse import RawRequest, SignedRequest, parse, signing_key, verify
+from kmsd.wire.sigv4.claim import RawRequest, SignedRequest, parse, signing_key, verify
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

@@ -66,7 +66,7 @@ def test_no_interval_grants_more(pauses: list[float]) -> None:
 def test_idle_principals_are_forgotten() -> None:
     """A hundred thousand names, each once: memory for some thousand; and a spent one is not forgiven."""
     found = rates()
-    (bucket,) = {id(one): one for one in found._buckets.values()}.values()
+    (bucket,) = {id(one): one for one in found.buckets.values()}.values()
     now = 0.0
     for number in range(100_000):
         now += 0.001

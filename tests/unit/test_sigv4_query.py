@@ -13,7 +13,7 @@ from kmsd.errors import (
     InvalidSignatureException,
     ServiceError,
 )
-from kmsd.wire.sigv4.parse import RawRequest
+from kmsd.wire.sigv4.claim import RawRequest
 from tests.support.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, STAMP, ask, presign, replaced, sign
 
 

@@ -13,16 +13,13 @@ from kmsd.errors import (
     ServiceError,
     UnrecognizedClientException,
 )
-from kmsd.wire.sigv4.claim import MISMATCH
-from kmsd.wire.sigv4.parse import RawRequest, parse, reject_unknown_key, verify
+from kmsd.wire.sigv4.claim import MISMATCH, RawRequest, parse, reject_unknown_key, verify
 from tests.support.sigv4 import BODY, CREDENTIAL, HEADERS, NOW, QUERY, SERVICES, STAMP, ask, presign, replaced, sign
 
 
 def test_signed_request_is_accepted() -> None:
     """The request that the other tests change is accepted unchanged, and the claim says what it said."""
     claim = ask(sign())
-    assert claim.header("x-amz-target") == "TrentService.Encrypt"
-    assert claim.header("absent") is None
     assert (claim.date, claim.region, claim.service) == ("20261122", "us-east-1", "kms")
     assert claim.session_token == "token/value=="
     assert claim.timestamp == NOW
@@ -326,7 +323,7 @@ def test_header_values_cannot_pass_for_headers() -> None:
     with pytest.raises(IncompleteSignatureException, match="line break"):
         sign({**HEADERS, "Content-Type": "a\nhost:b"})
     spaced = sign({**HEADERS, "Content-Type": "  a \t b  "})
-    assert ask(replaced(spaced, "Content-Type", "a b")).header("content-type") == "a b"
+    assert b"\ncontent-type:a b\n" in ask(replaced(spaced, "Content-Type", "a b")).canonical_request
 
 
 def test_too_much() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kmsd.errors import InvalidSignatureException
 from kmsd.wire.sigv4 import canonical
-from kmsd.wire.sigv4.parse import RawRequest, parse, signing_key, verify
+from kmsd.wire.sigv4.claim import RawRequest, parse, signing_key, verify
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 NOW = datetime(2015, 8, 30, 12, 36, tzinfo=UTC)

@@ -14,13 +14,16 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
 from kmsd.adapters.audit_trail.format import Head
 from kmsd.adapters.audit_trail.writer import Staged, SyncFailed, TrailWriter
+from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.linux.aio import AioContext
 from kmsd.ports import AuditUnavailable
 from kmsd.ports.histogram import LatencyHistogram
@@ -54,7 +57,7 @@ class Uncancellable(asyncio.Future[Head]):
 class SyncStatistics(LatencyHistogram):
     """Time that batches took to write and sync, for metrics.
 
-    Updated by the loop or the thread, whichever writes, and read by the loop: a reading may miss the latest batch.
+    Of a batch that the thread writes, this includes the wait for the thread.
     """
 
     records: int = 0
@@ -65,16 +68,25 @@ class SyncStatistics(LatencyHistogram):
     """Records that wait for the next batch."""
 
 
+class _Batch(msgspec.Struct):
+    """Records that are written together, and the futures of the calls that wait for them."""
+
+    records: list[bytes]
+    waiting: list[asyncio.Future[Head]]
+    begun: float
+    """Start of the write, by `time.perf_counter`."""
+
+
 class GroupCommit:
     """Owner of a writer and a thread.
 
     All methods run on one event loop. Only one of loop and thread uses the writer at a time.
     """
 
-    def __init__(self, writer: TrailWriter, written: Written, expects_more: Callable[[], bool]) -> None:
+    def __init__(self, writer: TrailWriter, written: Written, cohorts: CohortScheduler) -> None:
         self._writer = writer
-        self._more = expects_more
-        """Returns True if running calls will still write records."""
+        self._cohorts = cohorts
+        """Counts the running calls that will still write records."""
         self._written = written
         """Called on the loop with the new head and the records that it covers, after each sync."""
         self._loop = asyncio.get_running_loop()
@@ -90,8 +102,8 @@ class GroupCommit:
         """Start of the batch, by the loop's clock."""
         self._outstanding = 0
         """Jobs that the thread has not finished. While there are any, the loop does not use the writer."""
-        self._syncing = False
-        """True while the kernel syncs. Until it is done, the thread does not use the writer."""
+        self._syncing: tuple[_Batch, Staged] | None = None
+        """The batch that the kernel syncs. Until it is done, the thread does not use the writer."""
         self._put_off: list[_Job] = []
         """Jobs for the thread that were submitted during a kernel sync."""
         self._kernel = kernel_sync()
@@ -111,12 +123,9 @@ class GroupCommit:
         self._waiting.append(done)
         if not self._gathering:
             self._gathering = True
-            self._start_batch()
+            self._since = self._loop.time()
+            self._loop.call_soon(self._gather)
         return done
-
-    def _start_batch(self) -> None:
-        self._seen, self._turns, self._since = 0, 0, self._loop.time()
-        self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
         """Write the batch if no more records are expected, or it is full, or it has waited long enough."""
@@ -126,7 +135,7 @@ class GroupCommit:
         else:
             self._seen, self._turns = count, 0
         if (
-            not self._more()
+            self._cohorts.in_flight <= 0
             or count >= MAX_BATCH
             or self._turns > IDLE_TURNS
             or self._loop.time() - self._since >= MAX_DELAY_SECONDS
@@ -136,81 +145,72 @@ class GroupCommit:
             self._loop.call_soon(self._gather)
 
     def _hand_over(self) -> None:
-        """Write the collected records, here or on the thread."""
-        records, self._records = self._records, []
-        waiting, self._waiting = self._waiting, []
-        if self._kernel is not None and not self._outstanding and self._writer.is_plain:
-            self._write_here(self._kernel, records, waiting)
-        else:
-            self._submit(lambda: self._write(records), lambda result: self._batch_done(result, records, waiting))
-
-    def _write_here(self, kernel: AioContext, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
-        """Write to the page cache, and submit the sync to the kernel."""
-        writer, begun = self._writer, time.perf_counter()
-
-        def synced(error: OSError | None) -> None:
-            self._syncing = False
-            if error is None:
-                writer.complete(staged)
-            else:
-                writer.fail(SyncFailed(error.errno, error.strerror), len(records))
-            put_off, self._put_off = self._put_off, []
-            for job in put_off:
-                self._jobs.put(job)
-            result = staged.head if error is None else error
-            self._count(result, len(records), begun)
-            self._batch_done(result, records, waiting)
-
-        def failed(exc: Exception) -> None:
-            self._count(exc, len(records), begun)
-            self._batch_done(exc, records, waiting)
-
+        """Write the collected records: to the page cache, with a sync by the kernel, or on the thread."""
+        batch = _Batch(self._records, self._waiting, time.perf_counter())
+        self._records, self._waiting = [], []
+        self._seen = self._turns = 0
+        if self._kernel is None or self._outstanding:
+            self._write_on_thread(batch)
+            return
         try:
-            staged: Staged = writer.begin_write(records)
+            staged = self._writer.begin_write(batch.records)
         except Exception as exc:  # noqa: BLE001 (no call may wait forever; any error becomes AuditUnavailable)
-            failed(exc)
+            self._finish(batch, exc)
+            return
+        if staged is None:
+            self._write_on_thread(batch)
             return
         try:
             if staged.write is None:
-                kernel.submit(staged.descriptor, synced)
+                self._kernel.submit(staged.descriptor, self._synced)
             else:
-                kernel.write(staged.write, synced)
-            self._syncing = True
+                self._kernel.write(staged.write, self._synced)
+            self._syncing = batch, staged
         except OSError as exc:
-            writer.fail(SyncFailed(exc.errno, exc.strerror), len(records))
-            failed(exc)
+            self._writer.fail(SyncFailed(exc.errno, exc.strerror), len(batch.records))
+            self._finish(batch, exc)
 
-    def _write(self, records: list[bytes]) -> Head | Exception:
-        """Write one batch on the thread, and count it."""
-        begun = time.perf_counter()
-        try:
-            head = self._writer.append(records)
-        except Exception as exc:  # noqa: BLE001 (as above)
-            self._count(exc, len(records), begun)
-            return exc
-        self._count(head, len(records), begun)
-        return head
+    def _synced(self, error: OSError | None) -> None:
+        """End the kernel's sync: the batch is durable, or has failed."""
+        if self._syncing is None:
+            raise RuntimeError("no sync is under way")
+        (batch, staged), self._syncing = self._syncing, None
+        if error is None:
+            self._writer.complete(staged)
+        else:
+            self._writer.fail(SyncFailed(error.errno, error.strerror), len(batch.records))
+        if self._put_off:
+            put_off, self._put_off = self._put_off, []
+            for job in put_off:
+                self._jobs.put(job)
+        self._finish(batch, staged.head if error is None else error)
 
-    def _count(self, result: Head | Exception, records: int, begun: float) -> None:
+    def _write_on_thread(self, batch: _Batch) -> None:
+        def write() -> Head | Exception:
+            try:
+                return self._writer.append(batch.records)
+            except Exception as exc:  # noqa: BLE001 (as above)
+                return exc
+
+        self._submit(write, partial(self._finish, batch))
+
+    def _finish(self, batch: _Batch, result: Head | Exception) -> None:
+        """Count a batch, start the next one, and answer the calls."""
         figures = self._figures
+        figures.observe(time.perf_counter() - batch.begun)
         if isinstance(result, Exception):
             figures.failures += 1
         else:
-            figures.records += records
-        figures.observe(time.perf_counter() - begun)
-
-    def _batch_done(self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
+            figures.records += len(batch.records)
         if len(self._records) >= MAX_BATCH:
             # Start the next write before answering calls: the disk is slower than the loop.
             self._hand_over()
         elif self._records:
-            self._start_batch()
+            self._since = self._loop.time()
+            self._loop.call_soon(self._gather)
         else:
             self._gathering = False
-        self._answer(result, records, waiting)
-
-    def _answer(self, result: Head | Exception, records: list[bytes], waiting: list[asyncio.Future[Head]]) -> None:
-        for done in waiting:
+        for done in batch.waiting:
             if done.done():
                 continue
             if isinstance(result, Exception):
@@ -218,7 +218,7 @@ class GroupCommit:
             else:
                 done.set_result(result)
         if not isinstance(result, Exception):
-            self._written(result, records)
+            self._written(result, batch.records)
 
     @property
     def statistics(self) -> SyncStatistics:
@@ -262,7 +262,7 @@ class GroupCommit:
             self._loop.call_soon_threadsafe(finish, job())
 
         self._outstanding += 1
-        if self._syncing:
+        if self._syncing is not None:
             self._put_off.append(work)
         else:
             self._jobs.put(work)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from operator import methodcaller
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ from kmsd.adapters.audit_trail.format import ABOUT_SIGNING, OWN, WRITER, Checkpo
 from kmsd.adapters.audit_trail.forwarder import Forwarder, destination_for
 from kmsd.adapters.audit_trail.group_commit import GroupCommit, SyncStatistics, Uncancellable, unavailable
 from kmsd.adapters.audit_trail.writer import TrailWriter, WriterBusy, WriterSettings
+from kmsd.event_loop.cohorts import CohortScheduler
 from kmsd.ports import AuditUnavailable
 
 MAX_WRITERS = 99
@@ -26,6 +28,9 @@ PATIENCE_SECONDS = 30.0
 it briefly; a worker whose parent was killed holds it until its running calls end."""
 PROBE_SECONDS = 0.5
 """Seconds for which a successful `check` is cached: health probes must not keep the disk busy."""
+
+
+_IS_ABOUT_SIGNING = methodcaller("startswith", ABOUT_SIGNING)
 
 
 def _host_now() -> datetime:
@@ -42,8 +47,8 @@ class SinkSettings(msgspec.Struct, frozen=True):
     now: Callable[[], datetime] = _host_now
     ahead_bytes: int = 0
     """Size of the write-ahead log in bytes; 0: none (`kmsd.adapters.audit_trail.write_ahead_log`)."""
-    expects_more: Callable[[], bool] = lambda: False
-    """Returns True if running calls will still write records."""
+    cohorts: CohortScheduler = msgspec.field(default_factory=CohortScheduler)
+    """Counts the running calls that will still write records."""
     node: TrailNode = TrailNode()
     """This host, if it is one of several. Each record names it."""
 
@@ -56,7 +61,7 @@ class TrailSink:
         self._writer = writer
         self._settings = settings
         self._forwarders = [Forwarder.to(target, writer.writer) for target in settings.forward]
-        self._commit = GroupCommit(writer, self._written, settings.expects_more)
+        self._commit = GroupCommit(writer, self._written, settings.cohorts)
         self._end = b',"node":%b}' % msgspec.json.encode(settings.node.name) if settings.node.node_id else b""
         """End of each record that names the node; empty if there is one host."""
         self._checkpoints = Checkpointer(
@@ -150,7 +155,8 @@ class TrailSink:
             raise AuditUnavailable("not an audit record")
         if self._end:
             record = record[:-1] + self._end
-        done = Uncancellable()
+        done, cohorts = Uncancellable(), self._settings.cohorts
+        cohorts.in_flight -= 1
         try:
             await self._commit.append(record, done)
         except AuditUnavailable:
@@ -160,6 +166,8 @@ class TrailSink:
             if done.exception() is not None:
                 raise
             _cancel_later()
+        finally:
+            cohorts.in_flight += 1
 
     async def check(self) -> None:
         loop = asyncio.get_running_loop()
@@ -217,7 +225,7 @@ class TrailSink:
     def _written(self, head: Head, records: Sequence[bytes]) -> None:
         """Update checkpoints and forwarders. Called on the event loop after each sync."""
         self._durable = head.sequence
-        own = all(record.startswith(ABOUT_SIGNING) for record in records)
+        own = all(map(_IS_ABOUT_SIGNING, records))
         self._checkpoints.written(head, own=own)
         if self._writer.file != self._file:
             self._file = self._writer.file

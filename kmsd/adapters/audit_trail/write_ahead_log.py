@@ -18,7 +18,8 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from kmsd.adapters.audit_trail.format import FileName, Head, Malformed, digest_of, split
 from kmsd.linux.aio import BLOCK_SIZE, Buffer, Write, round_up
@@ -28,7 +29,7 @@ _HEAD = re.compile(rb"kmsd-ahead 1 ([!-~]{1,80}) ([0-9]{1,15}) ([0-9]{1,9}) ([0-
 _MAX_HEAD_BYTES = 256
 
 
-class Block(NamedTuple):
+class Block(msgspec.Struct, frozen=True):
     """Lines of a trail, and their position in it."""
 
     file: str

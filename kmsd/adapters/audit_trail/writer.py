@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import structlog
@@ -73,7 +73,7 @@ class _Failure(msgspec.Struct):
     """Records refused since then."""
 
 
-class Staged(NamedTuple):
+class Staged(msgspec.Struct, frozen=True):
     """Lines that are written but not yet durable."""
 
     descriptor: int
@@ -180,8 +180,7 @@ class TrailWriter:
     def append(self, records: Sequence[bytes]) -> Head:
         """Write `records`, durable on return. If it raises, none of them is in the trail."""
         try:
-            self._open_for_writing()
-            staged = self._stage(records)
+            staged = self._stage(self._open_for_writing(), records)
             if staged.block.lines:
                 self._sync(staged.descriptor)
         except Exception as exc:
@@ -190,19 +189,16 @@ class TrailWriter:
         self.complete(staged)
         return staged.head
 
-    @property
-    def is_plain(self) -> bool:
-        """True if the file is open, not due for rotation, and nothing has failed: records need only be written."""
-        return self._failure is None and self._descriptor is not None and not self._must_rotate()
-
-    def begin_write(self, records: Sequence[bytes]) -> Staged:
-        """Write `records` without making them durable. Requires `is_plain`.
+    def begin_write(self, records: Sequence[bytes]) -> Staged | None:
+        """Write `records` without making them durable; None if more is to be done first: use `append`.
 
         Sync the descriptor, or do the staged `write`, then call `complete`; the records are in the trail then. On an
         error call `fail`: it takes them out again. Write nothing else meanwhile.
         """
+        if self._failure is not None or self._descriptor is None or self._must_rotate():
+            return None
         try:
-            return self._stage(records, self._ahead)
+            return self._stage(self._descriptor, records, self._ahead)
         except Exception as exc:
             self.fail(exc, len(records))
             raise
@@ -223,7 +219,7 @@ class TrailWriter:
         self._preface.clear()
         self._failure = None
 
-    def _open_for_writing(self) -> None:
+    def _open_for_writing(self) -> int:
         if self._failure is not None:
             self._recover(self._failure)
         if self._descriptor is None:
@@ -232,6 +228,9 @@ class TrailWriter:
             self._start_file()
         if self._ahead is None and self._try_ahead and self.settings.ahead_bytes:
             self._open_write_ahead_log()
+        if self._descriptor is None:
+            raise OSError("no file is open")
+        return self._descriptor
 
     def _open_write_ahead_log(self) -> None:
         """Open the write-ahead log if possible. Without it each batch is synced in the trail: as safe, but slower."""
@@ -254,22 +253,17 @@ class TrailWriter:
         else:
             ahead.close(remove=True)
 
-    def _stage(self, records: Sequence[bytes], ahead: WriteAheadLog | None = None) -> Staged:
-        descriptor = self._descriptor
-        if descriptor is None:
-            raise OSError("no file is open")
+    def _stage(self, descriptor: int, records: Sequence[bytes], ahead: WriteAheadLog | None = None) -> Staged:
         lines, head = chained(self.head, [*self._preface, *records])
-        if lines:
-            self._write(descriptor, lines)
+        # A file that was removed or moved away still accepts writes, but those records would be lost.
+        if lines and os.stat(self._path).st_ino != os.fstat(descriptor).st_ino:  # noqa: PTH116 (a hot path)
+            raise FileNotFoundError(f"{self._path} is not the file that was opened")
+        written = os.write(descriptor, lines)
+        if written < len(lines):
+            write_all(descriptor, lines[written:])
         block = Block(self.file, self._durable_bytes, lines, self.head)
         write = None if ahead is None else ahead.begin_write(block)
         return Staged(descriptor, block, head, lines[lines.rfind(b"\n", 0, -1) + 1 :], write)
-
-    def _write(self, descriptor: int, data: bytes) -> None:
-        # A file that was removed or moved away still accepts writes, but those records would be lost.
-        if os.stat(self._path).st_ino != os.fstat(descriptor).st_ino:  # noqa: PTH116 (a hot path)
-            raise FileNotFoundError(f"{self._path} is not the file that was opened")
-        write_all(descriptor, data)
 
     @staticmethod
     def _sync(descriptor: int) -> None:

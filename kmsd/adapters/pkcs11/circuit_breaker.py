@@ -45,7 +45,8 @@ class TokenLink:
         # Its own thread, so that hanging calls do not block reconnection. If this thread hangs, no other start is
         # attempted: C_Finalize during a running C_Login is not defined.
         self._starter = DeadlineThreadPool("kmsd-token-start", threads=1, queue_limit=4, abandoned_limit=1)
-        self._login: Login | None = None
+        self.login: Login | None = None
+        """The current login. It may have ended: `require` finds out."""
         self._reason: TokenUnavailable = TokenUnavailable("the token is not open yet")
         self._reconnecting: asyncio.Task[None] | None = None
         self._closed = False
@@ -54,7 +55,7 @@ class TokenLink:
 
     async def open(self) -> None:
         """Log in for the first time. Raises `TokenUnavailable`, `PinRefused`."""
-        self._login = await self._log_in(None, tries=logins.START_TRIES)
+        self.login = await self._log_in(None, tries=logins.START_TRIES)
 
     async def _log_in(self, void: int | None, *, tries: int) -> Login:
         begin = partial(logins.start, self._module, self._settings, self._clock, void, tries=tries)
@@ -62,14 +63,9 @@ class TokenLink:
 
     # --- the current login --------------------------------------------------------------------------
 
-    @property
-    def login(self) -> Login | None:
-        """The current login, or None."""
-        return self._login
-
     def require(self) -> Login:
         """Return the current login. Raises `TokenUnavailable` at once while there is none."""
-        login = self._login
+        login = self.login
         if login is None:
             raise type(self._reason)(str(self._reason))
         if login.connection.retired:
@@ -80,9 +76,9 @@ class TokenLink:
 
     def open_circuit(self, login: Login, reason: str) -> None:
         """End the login: refuse calls from now on, and start to reconnect."""
-        if self._login is not login or self._closed:
+        if self.login is not login or self._closed:
             return
-        self._login = None
+        self.login = None
         self._reason = TokenUnavailable(f"the token is away: {reason}")
         login.connection.discard()
         log.error("token_away", reason=reason, epoch=login.number)
@@ -192,7 +188,7 @@ class TokenLink:
                 pause, void = min(2 * pause, self._settings.reconnect_longest), self._module.epoch
             else:
                 login.sealing.requests = ended.sealing.requests
-                self._login = login
+                self.login = login
                 self.reconnects += 1
                 log.info("token_reconnected", epoch=login.number)
                 # The old login and its errors form reference cycles holding large buffers. Collect now: the next
@@ -209,7 +205,7 @@ class TokenLink:
         if self._reconnecting is not None:
             self._reconnecting.cancel()
             await asyncio.wait([self._reconnecting])
-        login, self._login = self._login, None
+        login, self.login = self.login, None
         self._reason = TokenUnavailable("the token is closed")
         try:
             finish = partial(self._finish, login, finished)

@@ -64,13 +64,16 @@ class CallDispatcher:
         counter.calls += 1
         start = perf_counter()
         # Derived and unwrapped keys stay alive while a call holds them. Only objects need the lock.
-        held = key if algorithm is not Algorithm.XAES_256_GCM and isinstance(key, bytes) else None
+        is_xaes = algorithm is Algorithm.XAES_256_GCM
+        held = key if not is_xaes and isinstance(key, bytes) else None
+        policy, login = self.inline_policy, self._link.login
         try:
-            login = self._link.require()
+            if login is None or login.connection.retired:
+                login = self._link.require()
             if (
                 size > _INLINE_LIMIT
-                or not self.inline_policy.inline(pace)
-                or not login.ready(key, algorithm, prefix)
+                or pace not in policy.inline
+                or not (key is None or (login.keys.is_known(key) if not is_xaes else login.derived.has(key, prefix)))
                 or (held is not None and not self._link.locks.try_acquire(held))
             ):
                 return await self._in_thread(kind, key, call)
@@ -78,7 +81,9 @@ class CallDispatcher:
                 result = self._inline(login, held, call)
             except CkrError as error:
                 return await self._handle_error(login, kind, key, call, error)
-            self.inline_policy.record_inline(pace, perf_counter() - start)
+            seconds = perf_counter() - start
+            if seconds >= policy.slow_seconds or pace in policy.watched:
+                policy.record(pace, seconds)
         except BaseException:
             counter.errors += 1
             raise

@@ -18,6 +18,13 @@ Pace = str
 Mode = Literal["auto", "never", "always"]
 
 
+class _EveryKind:
+    """All kinds of calls."""
+
+    def __contains__(self, kind: Pace) -> bool:
+        return True
+
+
 class InlinePolicy:
     """Decide for each kind of call where it runs.
 
@@ -25,10 +32,10 @@ class InlinePolicy:
     much longer would block the loop. `auto` measures each kind when the token is opened. A kind that becomes slow later
     moves to threads until the next start: when `_SLOW_CALLS` of `_WINDOW` calls took `_SLOW_TIMES` the limit. With cold
     caches a call takes three times as long as measured, and a busy machine interrupts one call in fifty for
-    milliseconds: neither reaches that threshold.
+    milliseconds: neither reaches that threshold. A slow call begins a window; without one nothing is counted.
     """
 
-    __slots__ = ("_below", "_calls", "_inline", "_mode", "_seconds", "_slow")
+    __slots__ = ("_below", "_mode", "_seconds", "inline", "slow_seconds", "watched")
     _WINDOW = 16
     _SLOW_CALLS = 12
     _SLOW_TIMES = 5
@@ -36,30 +43,23 @@ class InlinePolicy:
     def __init__(self, mode: Mode, below: float) -> None:
         self._mode = mode
         self._below = below
-        self._inline: set[Pace] = set()
-        """Kinds that run on the event loop in mode `auto`."""
         self._seconds: dict[Pace, float] = {}
-        self._calls: dict[Pace, int] = {}
-        """Calls in the current window."""
-        self._slow: dict[Pace, int] = {}
-        """Slow calls in the current window."""
+        self.inline: set[Pace] | _EveryKind = _EveryKind() if mode == "always" else set()
+        """Kinds whose next call may run on the event loop. In mode `auto`, unmeasured kinds may not."""
+        self.slow_seconds = self._SLOW_TIMES * below
+        """Seconds from which on a call on the event loop is slow."""
+        self.watched: dict[Pace, tuple[int, int]] = {}
+        """Calls and slow calls in a window that a slow call has begun."""
 
-    def inline(self, kind: Pace) -> bool:
-        """True if the next call of this kind may run on the event loop. In mode `auto`, unmeasured kinds may not."""
-        if self._mode == "auto":
-            return kind in self._inline
-        return self._mode == "always"
-
-    def record_inline(self, kind: Pace, seconds: float) -> None:
-        """Record how long a call on the event loop took."""
-        calls = self._calls[kind] = self._calls.get(kind, 0) + 1
-        if seconds >= self._SLOW_TIMES * self._below:
-            slow = self._slow[kind] = self._slow.get(kind, 0) + 1
-            if slow >= self._SLOW_CALLS and kind in self._inline:
-                self._inline.discard(kind)
-                log.warning("token_slow", kind=kind, seconds=seconds, consequence="calls run on threads")
-        if calls >= self._WINDOW:
-            self._calls[kind] = self._slow[kind] = 0
+    def record(self, kind: Pace, seconds: float) -> None:
+        """Record a call on the event loop that was slow, or of a kind that is watched for that."""
+        calls, slow = self.watched.pop(kind, (0, 0))
+        calls, slow = calls + 1, slow + (seconds >= self.slow_seconds)
+        if slow >= self._SLOW_CALLS and isinstance(self.inline, set) and kind in self.inline:
+            self.inline.discard(kind)
+            log.warning("token_slow", kind=kind, seconds=seconds, consequence="calls run on threads")
+        if slow and calls < self._WINDOW:
+            self.watched[kind] = calls, slow
 
     def measure(self, kind: Pace, call: Callable[[], object], times: int = 5) -> None:
         """Decide for a kind by running `call` `times` times now. The shortest time counts."""
@@ -69,8 +69,8 @@ class InlinePolicy:
             call()
             best = min(best, perf_counter() - start)
         self._seconds[kind] = best
-        if self._mode == "auto" and best < self._below:
-            self._inline.add(kind)
+        if self._mode == "auto" and isinstance(self.inline, set) and best < self._below:
+            self.inline.add(kind)
 
     def snapshot(self) -> dict[str, float]:
         """Return the seconds that a call of each kind took when it was measured."""

@@ -12,10 +12,9 @@ import structlog
 from pkcs11.exceptions import PKCS11Error
 
 from kmsd.adapters.pkcs11 import refused_pin, softhsm_token_copy, token_probe
-from kmsd.adapters.pkcs11.aead import Sealing
 from kmsd.adapters.pkcs11.handle_cache import NotFound
 from kmsd.adapters.pkcs11.held_objects import ObjectSession
-from kmsd.adapters.pkcs11.key_handles import KeyHandles, id_of
+from kmsd.adapters.pkcs11.key_handles import KeyHandles
 from kmsd.adapters.pkcs11.key_import import Transport, new_transport
 from kmsd.adapters.pkcs11.module import start_lock
 from kmsd.adapters.pkcs11.objects import Objects
@@ -28,8 +27,7 @@ from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import SEALING
 from kmsd.adapters.pkcs11.wrapped_keys import WrappedKeys
 from kmsd.adapters.pkcs11.wrapping import Wrapping
-from kmsd.adapters.pkcs11.xaes import DerivedKeys
-from kmsd.domain.material import Algorithm
+from kmsd.adapters.pkcs11.xaes import DerivedKeys, Sealing
 from kmsd.ports import PinRefused, TokenError, TokenUnavailable
 
 if TYPE_CHECKING:
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
     from kmsd.adapters.pkcs11.module import Module
     from kmsd.adapters.pkcs11.settings import TokenSettings
-    from kmsd.domain.material import KeyReference
 
 log = structlog.get_logger(__name__)
 
@@ -93,14 +90,6 @@ class Login(msgspec.Struct):
         self.sealing.seal(session, sentinel, algorithm, b"", b"sentinel")
         self.derived.invalidate(sentinel)
         self.derived.destroy_retired()
-
-    def ready(self, key: KeyReference | None, algorithm: Algorithm | None, prefix: bytes | None) -> bool:
-        """True if the handle or derived key is cached, so that the operation is one short call into the token."""
-        if key is None:
-            return True
-        if algorithm is Algorithm.XAES_256_GCM:
-            return self.derived.has(id_of(key), prefix)
-        return self.keys.is_known(key)
 
     def transport_key(self) -> Transport:
         """Return the RSA pair under which another token wraps key material for this login. Raises `CkrError`."""

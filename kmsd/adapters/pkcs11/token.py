@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from kmsd.adapters.pkcs11.aead import well_formed
 from kmsd.adapters.pkcs11.call_counters import snapshot
 from kmsd.adapters.pkcs11.circuit_breaker import TokenLink
 from kmsd.adapters.pkcs11.cryptoki_types import attribute_name, flag, number
@@ -31,7 +30,7 @@ from kmsd.adapters.pkcs11.syncfs import sync_folder
 from kmsd.adapters.pkcs11.templates import OBJECT_ID_LENGTH
 from kmsd.adapters.pkcs11.wrap_calls import WrapCalls
 from kmsd.adapters.pkcs11.wrap_mechanisms import TRANSPORT
-from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH
+from kmsd.adapters.pkcs11.xaes import PREFIX_LENGTH, well_formed
 from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.material import Algorithm
 from kmsd.ports import ImportCapabilities, MechanismMissing, TokenError
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from kmsd.ports.counters import TokenCounters
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 _RANDOM_LIMIT = 65_536
 
 
@@ -165,7 +163,8 @@ class Pkcs11Token:
 
     async def encrypt(self, key: KeyReference, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
         """Encrypt. Return nonce, ciphertext and tag, joined."""
-        self._require_algorithm(algorithm)
+        if algorithm not in self._capabilities.algorithms:
+            raise _mechanism_missing(algorithm)
         if not aad:
             raise ValueError("associated data must not be empty")
         if algorithm is not Algorithm.XAES_256_GCM and self._count_message is not None:
@@ -211,10 +210,6 @@ class Pkcs11Token:
         """Return the secret of an ML-KEM ciphertext."""
         return await self._keys.decapsulate(key, ciphertext)
 
-    def _require_algorithm(self, algorithm: Algorithm) -> None:
-        if algorithm not in self._capabilities.algorithms:
-            raise MechanismMissing(f"what encryption by {algorithm.name} needs")
-
     def _require_opening(self, algorithm: Algorithm) -> None:
         if algorithm not in self._capabilities.opens:
             raise MechanismMissing(f"what decryption by {algorithm.name} needs")
@@ -223,7 +218,8 @@ class Pkcs11Token:
 
     async def generate_key(self, object_id: bytes, algorithm: Algorithm) -> None:
         """Create an AES-256 object for encryption; durable and verified on return."""
-        self._require_algorithm(algorithm)
+        if algorithm not in self._capabilities.algorithms:
+            raise _mechanism_missing(algorithm)
         _check_id(object_id)
 
         def make(login: Login) -> None:
@@ -397,3 +393,7 @@ def _typed(values: dict[int, bytes], kind: int) -> bool | bytes | int:
         return values[kind] if shown is None else shown
     truth = flag(values, kind)
     return values[kind] if truth is None else truth
+
+
+def _mechanism_missing(algorithm: Algorithm) -> MechanismMissing:
+    return MechanismMissing(f"what encryption by {algorithm.name} needs")

@@ -1,6 +1,6 @@
-"""XAES-256-GCM (C2SP) computed in the token, and the cache of its derived keys.
+"""Encryption and decryption of data: XAES-256-GCM (C2SP) computed in the token, its derived keys, and AES-256-GCM.
 
-Construction: with L = AES-256 of 16 zero bytes under the key, K1 is L doubled in GF(2^128). The message key is
+XAES-256-GCM: with L = AES-256 of 16 zero bytes under the key, K1 is L doubled in GF(2^128). The message key is
 AES(K1 xor (00 01 58 00 || N[:12])) || AES(K1 xor (00 02 58 00 || N[:12])). The text is encrypted by AES-256-GCM under
 the message key with nonce N[12:]. Both uses of AES are C_DeriveKey with CKM_AES_ECB_ENCRYPT_DATA, so the key itself
 needs DERIVE and no other role. L is a readable 16-byte session secret that is destroyed at once. The message key is a
@@ -22,15 +22,23 @@ from typing import TYPE_CHECKING
 
 from pkcs11 import Attribute, KeyType
 
+from kmsd.adapters.pkcs11.gcm_scratch import GIVEN_12, GIVEN_16
 from kmsd.adapters.pkcs11.held_objects import HeldObject, HeldObjects
+from kmsd.adapters.pkcs11.key_handles import id_of
 from kmsd.adapters.pkcs11.templates import session_key
+from kmsd.domain.material import TAG_LENGTH, Algorithm
+from kmsd.ports import NotAuthentic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kmsd.adapters.pkcs11.cryptoki import RawModule
+    from kmsd.adapters.pkcs11.gcm_scratch import IvRequest
     from kmsd.adapters.pkcs11.handle_cache import Entry
     from kmsd.adapters.pkcs11.held_objects import ObjectSession
+    from kmsd.adapters.pkcs11.key_handles import KeyHandles
+    from kmsd.adapters.pkcs11.session_pool import Session
+    from kmsd.domain.material import KeyReference
 
 PREFIX_LENGTH = 12
 _BLOCK = 16
@@ -68,8 +76,9 @@ class DerivedKeys(HeldObjects[DerivedKey]):
     def __len__(self) -> int:
         return len(self._opening)
 
-    def has(self, object_id: bytes, prefix: bytes | None) -> bool:
+    def has(self, base: KeyReference, prefix: bytes | None) -> bool:
         """True if a key is kept to decrypt this prefix, or to encrypt (`prefix` None). It may expire before its use."""
+        object_id = base if isinstance(base, bytes) else base.material_id
         if prefix is None:
             key = self._sealing.get(object_id)
             return key is not None and key.messages < self._messages
@@ -89,9 +98,7 @@ class DerivedKeys(HeldObjects[DerivedKey]):
                 self.misses += 1
                 return None
             key.messages += 1
-            key.users += 1
-            self._used(key)
-            self.hits += 1
+            self._hold(key)
             return key
 
     def for_opening(self, object_id: bytes, prefix: bytes) -> DerivedKey | None:
@@ -105,12 +112,12 @@ class DerivedKeys(HeldObjects[DerivedKey]):
                 self._retire(key)
                 self.misses += 1
                 return None
-            self._used(key)
-            key.users += 1
-            self.hits += 1
+            self._hold(key)
             return key
 
-    def _used(self, key: DerivedKey) -> None:
+    def _hold(self, key: DerivedKey) -> None:
+        key.users += 1
+        self.hits += 1
         # Keep LRU order only above half of the capacity: keys that are not used from then on are evicted first.
         if 2 * len(self._opening) > self._count:
             self._opening.move_to_end((key.object_id, key.prefix))
@@ -188,6 +195,78 @@ class DerivedKeys(HeldObjects[DerivedKey]):
             now = self._clock()
             for key in [key for key in self._opening.values() if now - key.derived_at >= self._age]:
                 self._retire(key)
+
+
+# --- The data path ----------------------------------------------------------------------------------
+
+
+def well_formed(algorithm: Algorithm, sealed: bytes, aad: bytes) -> None:
+    """Raise `NotAuthentic` if the input is too short or has no associated data, on which SoftHSM 2.6.1 crashes."""
+    if not aad or len(sealed) < algorithm.nonce_length + TAG_LENGTH:
+        raise NotAuthentic("too short to be a sealed text, or without associated data")
+
+
+class Sealing:
+    """Encryption and decryption with the keys of one login."""
+
+    def __init__(self, raw: RawModule, keys: KeyHandles, derived: DerivedKeys) -> None:
+        self._raw = raw
+        self._keys = keys
+        self._derived = derived
+        self.requests: dict[Algorithm, IvRequest] = {
+            Algorithm.XAES_256_GCM: GIVEN_12,
+            Algorithm.AES_256_GCM: GIVEN_12,
+            Algorithm.AES_256_GCM_IV16: GIVEN_16,
+        }
+        """Algorithms of the token for encryption. The self-tests at start (`aead_self_tests`) find them; a later login
+        takes them over."""
+
+    def seal(self, session: Session, key: KeyReference, algorithm: Algorithm, plaintext: bytes, aad: bytes) -> bytes:
+        """Encrypt. Return nonce, ciphertext and tag, joined."""
+        raw, handle, at = self._raw, session.handle, session.scratch
+        if (request := self.requests[algorithm]) is not GIVEN_12:
+            at = session.scratches[request]
+        if algorithm is not Algorithm.XAES_256_GCM:
+            with self._keys.held(session, key) as entry:
+                return raw.gcm_encrypt(handle, entry.handle, None, plaintext, aad, at)
+        derived, key_id = self._derived, key if isinstance(key, bytes) else key.material_id
+        message_key = derived.for_sealing(key_id)
+        if message_key is None:
+            with self._keys.held(session, key) as entry:
+                message_key = derived.derive(key_id, entry, raw.random(handle, PREFIX_LENGTH), to_seal=True)
+        try:
+            return message_key.prefix + raw.gcm_encrypt(handle, message_key.handle, None, plaintext, aad, at)
+        finally:
+            derived.done(message_key)
+
+    def open_by(self, session: Session, handle: int, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
+        """Decrypt by an algorithm that derives no key, with the key of a handle."""
+        at = session.scratch if algorithm is Algorithm.AES_256_GCM else session.scratches[GIVEN_16]
+        cut = algorithm.nonce_length
+        return self._raw.gcm_decrypt(session.handle, handle, sealed[:cut], sealed[cut:], aad, at)
+
+    def open(self, session: Session, key: KeyReference, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
+        """Decrypt input that passed `well_formed`."""
+        if algorithm is not Algorithm.XAES_256_GCM:
+            with self._keys.held(session, key) as entry:
+                return self.open_by(session, entry.handle, algorithm, sealed, aad)
+        raw, cut = self._raw, algorithm.nonce_length
+        iv, text = sealed[PREFIX_LENGTH:cut], sealed[cut:]
+        prefix, derived, key_id = sealed[:PREFIX_LENGTH], self._derived, id_of(key)
+        known = derived.for_opening(key_id, prefix)
+        message_key = known
+        if message_key is None:
+            with self._keys.held(session, key) as entry:
+                message_key = derived.derive(key_id, entry, prefix, to_seal=False, on_trial=True)
+        try:
+            plaintext = raw.gcm_decrypt(session.handle, message_key.handle, iv, text, aad, session.scratch)
+            if known is None:
+                derived.keep(message_key)
+        finally:
+            derived.done(message_key)
+        if known is None:
+            derived.destroy_retired()
+        return plaintext
 
 
 def double(block: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Cached reader of a SQLite database.
 
-Before each request the process reads the WAL index and, if it differs, asks `PRAGMA data_version`: has any other
-connection committed since (this process's own writing connection included)?
+Before each request the store reads the WAL index (`change_detector`). If it differs, the reader asks `PRAGMA
+data_version`: has any other connection committed since (this process's own writing connection included)?
 """
 
 from __future__ import annotations
@@ -10,28 +10,20 @@ import sqlite3
 
 from kmsd.adapters.sql.cached_reader import CachedReader
 from kmsd.adapters.sqlite.access import SqliteAccess
-from kmsd.adapters.sqlite.change_detector import ChangeDetector
 from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 
 
 class SqliteCachedReader(SqliteAccess, CachedReader):
     """Implements `kmsd.ports.Reader` on the reading connection of a process."""
 
-    def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks, wal_index: ChangeDetector) -> None:
+    def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks) -> None:
         super().__init__(connection, makers)
-        self._change_detector = wal_index
-        self._header: bytes | None = None
+        self.header: bytes | None = None
+        """Header of the WAL index when the reader last caught up; None: another commit may have come since."""
         self._version: int | None = None
 
-    def refresh(self) -> None:
+    def catch_up(self) -> None:
         """Invalidate everything that was changed since the last call."""
-        header = self._change_detector.header()  # before any read: later commits are then noticed by the next call
-        if header is not None and header == self._header:
-            return
-        self._catch_up()
-        self._header = header
-
-    def _catch_up(self) -> None:
         ((version,),) = self._rows("PRAGMA data_version")
         if version == self._version:
             return

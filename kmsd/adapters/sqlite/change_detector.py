@@ -29,16 +29,13 @@ class ChangeDetector:
     """
 
     def __init__(self, database: Path) -> None:
-        """Map the index of an open database. Without an index in the known format, `header` returns None."""
+        """Map the index of an open database."""
         self._name = f"{database}-shm"
         self._shared = _open.get(self._name) or _Shared(self._name)
         self._shared.users += 1
         _open[self._name] = self._shared
-
-    def header(self) -> bytes | None:
-        """Return the bytes to compare with an earlier result; None: ask SQLite."""
-        mapped = self._shared.mapped
-        return None if mapped is None else mapped[:HEADER_LENGTH]
+        self.mapped = self._shared.mapped
+        """The bytes to compare with an earlier copy; None: there is no index in the known format, so ask SQLite."""
 
     def close(self) -> None:
         """Close the file. Close the connections of this process first."""

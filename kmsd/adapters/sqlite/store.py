@@ -19,7 +19,7 @@ from kmsd.adapters.sql.transaction import SqlTransaction
 from kmsd.adapters.sqlite import connection as connections
 from kmsd.adapters.sqlite.access import SqliteAccess
 from kmsd.adapters.sqlite.cached_reader import SqliteCachedReader
-from kmsd.adapters.sqlite.change_detector import ChangeDetector
+from kmsd.adapters.sqlite.change_detector import HEADER_LENGTH, ChangeDetector
 from kmsd.adapters.sqlite.connection import translated
 from kmsd.adapters.sqlite.process_liveness import LivenessLocks
 from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
@@ -53,7 +53,7 @@ class SqliteStore:
         self._version = self._required_version()
         self._makers = LivenessLocks(path)
         self._wal_index = ChangeDetector(path)
-        self._reader = SqliteCachedReader(self._reading, self._makers, self._wal_index)
+        self._reader = SqliteCachedReader(self._reading, self._makers)
         self._writer = asyncio.Lock()
         self._proved_at = float("-inf")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-commit")
@@ -82,7 +82,12 @@ class SqliteStore:
         return StoreCounters()
 
     async def read(self) -> LogReader:
-        self._reader.refresh()
+        # Compared before any read: later commits are then noticed by the next call.
+        mapped = self._wal_index.mapped
+        header = None if mapped is None else mapped[:HEADER_LENGTH]
+        if header is None or header != self._reader.header:
+            self._reader.catch_up()
+            self._reader.header = header
         return self._reader
 
     @asynccontextmanager

@@ -18,10 +18,20 @@ from kmsd.errors import (
     ThrottlingException,
 )
 from kmsd.wire.http.connection_state import TRANSITIONS, Event, State
-from kmsd.wire.http.messages import Request, Tls, error_answer, new_request_id, rendered, rendered_pieces
+from kmsd.wire.http.messages import (
+    Request,
+    Tls,
+    check_head,
+    error_answer,
+    expectation_refusal,
+    head_size,
+    head_too_long,
+    new_request_id,
+    rendered_pieces,
+    too_large,
+)
 from kmsd.wire.http.owner import Owner
 from kmsd.wire.http.parser import NotHttp, new_parser, parse_refusal
-from kmsd.wire.http.request_checks import check_head, expectation_refusal, head_size, head_too_long, too_large
 from kmsd.wire.sigv4.claim import RawRequest
 
 NEVER = math.inf
@@ -68,7 +78,7 @@ class Connection(asyncio.Protocol):
         """Time at which the server's sweep calls `expire`."""
         self.task: asyncio.Task[None] | None = None
         """The task that answers requests, while there are any."""
-        self._queue: list[tuple[Any, bytes] | ServiceError] = []
+        self._queue: list[Request | ServiceError] = []
         """Complete requests in order; only the last entry can be a refusal."""
         self._message: Any = None
         self._payload: Any = None
@@ -116,8 +126,6 @@ class Connection(asyncio.Protocol):
         elif not messages:
             self._continue_head(len(data))
         for message, payload in messages:
-            if self._is_lingering():
-                return
             self._start_request(message, payload, len(data))
 
     def eof_received(self) -> bool:
@@ -194,11 +202,10 @@ class Connection(asyncio.Protocol):
         if self._head_bytes > self._server.limits.header_bytes:
             self._refuse(head_too_long())
 
-    def _is_lingering(self) -> bool:
-        return self.state is State.LINGERING
-
     def _start_request(self, message: Any, payload: Any, count: int) -> None:
-        """Start on a request whose head is complete, and perhaps its body."""
+        """Start on a request whose head is complete, and perhaps its body; not if one before it was refused."""
+        if self.state is State.LINGERING:
+            return
         limits = self._server.limits
         if self._head_bytes + count > limits.header_bytes and head_size(message) > limits.header_bytes:
             self._refuse(head_too_long())
@@ -264,7 +271,11 @@ class Connection(asyncio.Protocol):
         self._continue_pending = False
 
     def _enqueue(self, message: Any, body: bytes) -> None:
-        self._queue.append((message, body))
+        version = "1.1" if message.version[1] else "1.0"
+        # Close after a chunked body: aiohttp 3.14 adds its last trailer to the headers of the next request.
+        closes = bool(message.should_close or message.chunked or version == "1.0")
+        received = RawRequest(message.method, message.path, tuple(message.headers.items()), body)
+        self._queue.append(Request(received, self._peer, self._tls, version, self._loop.time(), closes))
         if self.task is None:
             self._enter(Event.REQUEST, NEVER)
             # Count now, not when the task starts: the other requests of this cohort would not be counted yet.
@@ -279,8 +290,7 @@ class Connection(asyncio.Protocol):
         """Answer the current request with `error`, after those before it, and read no more."""
         self._drop_body()
         # The deadline stays: an answer on its way keeps its own.
-        self.state = TRANSITIONS[self.state][Event.LAST]
-        self._server.on_state_change(self, self.state)
+        self._enter(Event.LAST, None)
         if self.task is None:
             self._finish(error)
         else:
@@ -290,56 +300,45 @@ class Connection(asyncio.Protocol):
 
     async def _answer_all(self) -> None:
         """Handle queued requests in order until the queue is empty or the connection must close."""
+        server = self._server
         try:
             while self._queue:
-                if not await self._answer_next():
+                request = self._queue.pop(0)
+                if isinstance(request, ServiceError):
+                    self._finish(request)
+                    return
+                self._parser.message_consumed()
+                try:
+                    answer = await server.handler(request)
+                    close = request.closes or ((server.draining or self._eof) and not self._queue)
+                    head_only = request.received.method == "HEAD"
+                    pieces = rendered_pieces(answer, server.common, close=close, head_only=head_only)
+                except Exception as error:  # noqa: BLE001  # the last resort: the client gets an answer, not the cause
+                    server.report("a request could not be handled", error, self)
+                    close, answer = True, error_answer(KMSInternalException(), new_request_id())
+                    pieces = rendered_pieces(answer, server.common, close=True)
+                if self._transport is not None:
+                    self._transport.writelines(pieces)
+                if self._drained is not None:
+                    await self._wait_until_read(self._drained)
+                if close or self._transport is None:
+                    self._close()
                     return
                 if not self._queue and not self._reading:
                     self._read_again()
         finally:
             self.task = None
-            self._server.cohorts.in_flight -= 1
+            server.cohorts.in_flight -= 1
             if self._transport is None:
-                self._server.remove(self)
+                server.remove(self)
             elif self.state is not State.LINGERING:
                 self._rest()
 
-    async def _answer_next(self) -> bool:
-        """Handle the next request and write its response. Return True if the connection stays open."""
-        item = self._queue.pop(0)
-        if isinstance(item, ServiceError):
-            self._finish(item)
-            return False
-        self._parser.message_consumed()
-        message, body = item
-        version = "1.1" if message.version[1] else "1.0"
-        received = RawRequest(message.method, message.path, tuple(message.headers.items()), body)
-        # Drop our references: the decoder frees the body (batches of log events are large) while the call waits for
-        # the disk.
-        del item, body
-        server = self._server
-        request = Request(received, self._peer, self._tls, version, self._loop.time())
-        # Close after a chunked body: aiohttp 3.14 adds its last trailer to the headers of the next request.
-        close = bool(message.should_close or message.chunked or version == "1.0")
-        try:
-            answer = await server.handler(request)
-            close = close or ((server.draining or self._eof) and not self._queue)
-            pieces = rendered_pieces(answer, server.common, close=close, head_only=message.method == "HEAD")
-        except Exception as error:  # noqa: BLE001  # the last resort: the client gets an answer, but not the cause
-            server.report("a request could not be handled", error, self)
-            close = True
-            pieces = [rendered(error_answer(KMSInternalException(), new_request_id()), server.common, close=True)]
-        if self._transport is not None:
-            self._transport.writelines(pieces)
-        if self._drained is not None and self._transport is not None:
-            self.deadline = self._loop.time() + self._server.limits.answer_seconds
-            await self._drained
-            self.deadline = NEVER
-        if self._transport is None:
-            return False
-        if close:
-            self._close()
-        return not close
+    async def _wait_until_read(self, drained: asyncio.Future[None]) -> None:
+        """Wait until the client reads its responses again."""
+        self.deadline = self._loop.time() + self._server.limits.answer_seconds
+        await drained
+        self.deadline = NEVER
 
     def _read_again(self) -> None:
         """Parse what the parser held back while requests waited; then resume reading the socket."""
@@ -389,10 +388,13 @@ class Connection(asyncio.Protocol):
 
     def _write_last(self, error: ServiceError) -> None:
         if self._transport is not None:
-            self._transport.write(rendered(error_answer(error, new_request_id()), self._server.common, close=True))
+            answer = error_answer(error, new_request_id())
+            self._transport.writelines(rendered_pieces(answer, self._server.common, close=True))
 
-    def _enter(self, event: Event, seconds: float) -> None:
-        """Change the state, in which the connection may stay for `seconds`."""
-        state = self.state = TRANSITIONS[self.state][event]
-        self.deadline = self._loop.time() + seconds
-        self._server.on_state_change(self, state)
+    def _enter(self, event: Event, seconds: float | None) -> None:
+        """Change the state, in which the connection may stay for `seconds`; None: the deadline stays as it is."""
+        before, self.state = self.state, TRANSITIONS[self.state][event]
+        if seconds is not None:
+            self.deadline = self._loop.time() + seconds
+        self._server.waiting[before].pop(self, None)
+        self._server.waiting[self.state][self] = None

@@ -1,12 +1,13 @@
-"""Requests and responses as transport and endpoint exchange them, and rendering of responses. No I/O."""
+"""Requests and responses as transport and endpoint exchange them, their checks, and their rendering. No I/O."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import msgspec
 
-from kmsd.errors import ServiceError
+from kmsd.errors import MalformedHttpRequestException, RequestEntityTooLargeException, ServiceError
 from kmsd.wire.sigv4.claim import RawRequest
 
 JSON = "application/x-amz-json-1.1"
@@ -45,6 +46,8 @@ class Request(msgspec.Struct, frozen=True):
     """`1.1` or `1.0`."""
     arrived: float
     """The event loop's clock at the last byte of the body; for durations."""
+    closes: bool = False
+    """True if the connection closes after the response."""
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -82,33 +85,73 @@ def error_answer(error: ServiceError, request_id: str) -> Response:
     )
 
 
-def rendered(response: Response, common: str, *, close: bool, head_only: bool = False) -> bytes:
-    """Return the bytes of a response; `head_only` answers a HEAD request. `common` and errors: see `rendered_head`."""
-    # "The HEAD method is identical to GET except that the server MUST NOT send content in the response" (RFC 9110,
-    # section 9.3.2).
-    head = rendered_head(response, common, close=close)
-    return head if head_only else head + response.body
-
-
-def rendered_pieces(response: Response, common: str, *, close: bool, head_only: bool) -> list[bytes]:
-    """Return the pieces of `rendered`, without copying a long body only to join it to its head."""
-    if head_only or len(response.body) < _MIN_SEPARATE_BODY_BYTES:
-        return [rendered(response, common, close=close, head_only=head_only)]
-    return [rendered_head(response, common, close=close), response.body]
-
-
 _MIN_SEPARATE_BODY_BYTES = 65_536
 
 
-def rendered_head(response: Response, common: str, *, close: bool) -> bytes:
-    """Return the status line and headers of a response. `common`: the header lines that every response has.
+def rendered_pieces(response: Response, common: str, *, close: bool, head_only: bool = False) -> list[bytes]:
+    """Return the bytes of a response: the head and a short body in one piece, a long body in its own.
 
-    Raises `ValueError` for a header that holds a line break; it never reaches the client.
+    `common`: the header lines that every response has. `head_only` answers a HEAD request. Raises `ValueError` for a
+    header that holds a line break; it never reaches the client.
     """
+    lines = ""
+    for name, value in response.headers:
+        lines += f"{name}: {value}\r\n"
     # "Field values containing CR, LF, or NUL characters are invalid and dangerous" (RFC 9110, section 5.5).
-    lines = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
     if lines.count("\n") != len(response.headers) or lines.count("\r") != len(response.headers):
         raise ValueError("an answer's header holds a line break")
     status_line = _STATUS_LINES.get(response.status) or f"HTTP/1.1 {response.status} \r\n"
     closing = "Connection: close\r\n" if close else ""
-    return f"{status_line}{common}{lines}{closing}Content-Length: {len(response.body)}\r\n\r\n".encode("latin-1")
+    body = response.body
+    head = f"{status_line}{common}{lines}{closing}Content-Length: {len(body)}\r\n\r\n".encode("latin-1")
+    # "The HEAD method is identical to GET except that the server MUST NOT send content in the response" (RFC 9110,
+    # section 9.3.2).
+    if head_only:
+        return [head]
+    return [head + body] if len(body) < _MIN_SEPARATE_BODY_BYTES else [head, body]
+
+
+# --- Checks of requests that the parser accepts and this server refuses -------------------------------
+
+
+def check_head(message: Any, body_bytes: int) -> ServiceError | None:
+    """Return the reason to refuse a request for its head, before any of its body is kept; None to accept it."""
+    if message.upgrade:
+        return MalformedHttpRequestException("Upgrading the connection is not supported.")
+    if message.version not in {(1, 1), (1, 0)}:
+        return MalformedHttpRequestException("Only HTTP/1.1 and HTTP/1.0 are supported.")
+    # "When making a request directly to an origin server … a client MUST send only the absolute path and query
+    # components of the target URI as the request-target" (RFC 9112, section 3.2.1).
+    if not message.path.startswith("/"):
+        return MalformedHttpRequestException("The request's target must be a path.")
+    if message.chunked:
+        # "A server or client that receives an HTTP/1.0 message containing a Transfer-Encoding header field MUST treat
+        # the message as if the framing is faulty" (RFC 9112, section 6.1).
+        if message.version[1] == 0 or message.headers["Transfer-Encoding"].lower() != "chunked":
+            return MalformedHttpRequestException("The only Transfer-Encoding is chunked, and it needs HTTP/1.1.")
+    elif int(message.headers.get("Content-Length", "0")) > body_bytes:
+        return too_large(body_bytes)
+    return None
+
+
+def expectation_refusal(expectation: str) -> ServiceError | None:
+    """Return the reason to refuse a request for its Expect header; None to accept it."""
+    # "The only expectation defined by this specification is "100-continue"" (RFC 9110, section 10.1.1).
+    if expectation.lower() == "100-continue":
+        return None
+    return MalformedHttpRequestException("The request's Expect header asks for what is not offered.")
+
+
+def head_size(message: Any) -> int:
+    """Return the size of a request's header lines in bytes."""
+    return sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+
+
+def head_too_long() -> ServiceError:
+    """Return the refusal of a request whose headers are too long together."""
+    return MalformedHttpRequestException("The request's headers are too long.")
+
+
+def too_large(limit: int) -> ServiceError:
+    """Return the refusal of a request whose body is longer than `limit` bytes."""
+    return RequestEntityTooLargeException(f"The request body is larger than {limit} bytes.")

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Awaitable, Callable
+    from collections import Counter, OrderedDict
+    from collections.abc import Awaitable, Callable, Mapping
 
     from kmsd.event_loop.cohorts import CohortScheduler
     from kmsd.wire.http.connection_state import State
     from kmsd.wire.http.limits import TransportLimits
     from kmsd.wire.http.messages import Request, Response
 
-ConnectionT_contra = TypeVar("ConnectionT_contra", contravariant=True)
+ConnectionT = TypeVar("ConnectionT")
 
 
-class Owner(Protocol[ConnectionT_contra]):
+class Owner(Protocol[ConnectionT]):
     """The part of the server that a connection uses."""
 
     handler: Callable[[Request], Awaitable[Response]]
@@ -25,21 +25,19 @@ class Owner(Protocol[ConnectionT_contra]):
     draining: bool
     keep_alive_seconds: float
     buffered: int
+    waiting: Mapping[State, OrderedDict[ConnectionT, None]]
+    """Connections by what they wait for, in the order in which they began to."""
     refusals: Counter[str]
     common: str
 
-    def admit(self, connection: ConnectionT_contra) -> bool:
+    def admit(self, connection: ConnectionT) -> bool:
         """Register a new connection. Return False if the server is full."""
         ...
 
-    def on_state_change(self, connection: ConnectionT_contra, state: State) -> None:
-        """Record the new state of a connection."""
-        ...
-
-    def remove(self, connection: ConnectionT_contra) -> None:
+    def remove(self, connection: ConnectionT) -> None:
         """Forget a connection that is closed and has no task running."""
         ...
 
-    def report(self, what: str, error: BaseException, connection: ConnectionT_contra) -> None:
+    def report(self, what: str, error: BaseException, connection: ConnectionT) -> None:
         """Report a failure that no client may see."""
         ...

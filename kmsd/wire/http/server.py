@@ -9,7 +9,7 @@ import asyncio
 import socket
 import ssl
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import formatdate
 
 import msgspec
@@ -93,8 +93,16 @@ class Server:
         """Header lines of every response; the sweep keeps the date fresh."""
         self._loop = asyncio.get_running_loop()
         self._connections: set[Connection] = set()
-        self._resting: OrderedDict[Connection, None] = OrderedDict()
-        self._unfinished: OrderedDict[Connection, None] = OrderedDict()
+        idle, unfinished, others = (OrderedDict[Connection, None]() for _ in range(3))
+        self.waiting: Mapping[State, OrderedDict[Connection, None]] = {
+            State.IDLE: idle,
+            State.OPENING: unfinished,
+            State.BODY: unfinished,
+            State.BUSY: others,
+            State.LINGERING: others,
+        }
+        """Connections by state, in the order in which they entered it: which one is closed first when all places are
+        taken."""
         self._handshakes = 0
         self._arriving: set[asyncio.Future[None]] = set()
         """Accepted sockets that are about to become connections."""
@@ -171,21 +179,13 @@ class Server:
         if not self._evict_idle():
             return False
         self._connections.add(connection)
-        self._unfinished[connection] = None
+        self.waiting[connection.state][connection] = None
         return True
-
-    def on_state_change(self, connection: Connection, state: State) -> None:
-        """Record the state of a connection: it decides which one is closed first when the server is full."""
-        self._resting.pop(connection, None)
-        self._unfinished.pop(connection, None)
-        if state is State.IDLE:
-            self._resting[connection] = None
-        elif state is State.OPENING or state is State.BODY:
-            self._unfinished[connection] = None
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is closed and has no task running."""
-        self.on_state_change(connection, State.LINGERING)
+        for group in self.waiting.values():
+            group.pop(connection, None)
         self._connections.discard(connection)
         if not self.connections:
             self._empty.set()
@@ -202,7 +202,7 @@ class Server:
     def _evict_idle(self) -> bool:
         if self.connections < self.limits.connections:
             return True
-        for group in (self._resting, self._unfinished):
+        for group in (self.waiting[State.IDLE], self.waiting[State.OPENING]):
             if group:
                 longest, _ = group.popitem(last=False)
                 self._connections.discard(longest)

@@ -11,7 +11,7 @@ import msgspec
 from kmsd.errors import ServiceError, UnknownOperationException, ValidationException
 from kmsd.operations.declaration import STS, Operation, Service
 from kmsd.services import BY_ACTION, BY_TARGET, SERVICES
-from kmsd.wire.http.messages import JSON, Request, Response, error_answer
+from kmsd.wire.http.messages import JSON, Response, error_answer
 from kmsd.wire.protocols import json as shape
 from kmsd.wire.protocols import query
 from kmsd.wire.sigv4.claim import RawRequest
@@ -47,9 +47,8 @@ class JsonProtocol:
         """Return the operation's name as the target states it, even if there is no such operation."""
         return self.target.rpartition(".")[2][:128]
 
-    def route(self, request: Request) -> RoutedRequest:
+    def route(self, received: RawRequest) -> RoutedRequest:
         """Find the operation. Raises UnknownOperationException."""
-        received = request.received
         if received.target != "/" or received.method != "POST":
             _check_route(received, ("POST",))
         operation = BY_TARGET.get(self.target)
@@ -94,9 +93,8 @@ class QueryProtocol(msgspec.Struct):
         """Return the operation's name; empty until `route` has read the form."""
         return self.target
 
-    def route(self, request: Request) -> RoutedRequest:
+    def route(self, received: RawRequest) -> RoutedRequest:
         """Find the operation. Raises UnknownOperationException, ValidationException."""
-        received = request.received
         # "The AWS STS API supports GET and POST requests for all actions."
         _check_route(received, ("GET", "POST"))
         query_string = received.target.partition("?")[2]
@@ -110,10 +108,10 @@ class QueryProtocol(msgspec.Struct):
         render = partial(query.answer, operation.name)
         return RoutedRequest(operation, partial(query.decode, fields, operation.request), render)
 
-    def route_unsigned(self, request: Request) -> RoutedRequest | None:
+    def route_unsigned(self, received: RawRequest) -> RoutedRequest | None:
         """Return the operation of an unsigned request that a web token authenticates; None for any other request."""
         try:
-            routed = self.route(request)
+            routed = self.route(received)
         except ServiceError:
             routed = None
         if routed is not None and routed.operation.by_web_identity:
@@ -130,10 +128,10 @@ Protocol = JsonProtocol | QueryProtocol
 _BY_TARGET = {target: JsonProtocol(target) for target in BY_TARGET}
 
 
-def protocol_of(request: Request) -> Protocol:
+def protocol_of(received: RawRequest) -> Protocol:
     """Return the protocol of a request; JSON if it matches none."""
-    received = request.received
-    target = received.header("x-amz-target")
+    position = received.first.get("x-amz-target")
+    target = None if position is None else received.values[position]
     known = _BY_TARGET.get(target or "")
     if known is not None:
         return known

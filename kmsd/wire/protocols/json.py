@@ -6,7 +6,6 @@ JSON type is a SerializationException; all other violated constraints are collec
 
 from __future__ import annotations
 
-import operator
 import sys
 import types
 from collections.abc import Callable
@@ -28,17 +27,24 @@ encode = msgspec.json.encode
 
 def decode(body: bytes, request: type[RequestT]) -> RequestT:
     """Return the request that `body` holds. Raises SerializationException, ValidationException."""
-    decoder, forget_empty, check = _plan(request)
+    plan = _plan(request)
     try:
-        decoded: RequestT = decoder(body or b"{}")
+        decoded: RequestT = plan.decode(body or b"{}")
     except msgspec.ValidationError:
         return _decode_reporting(body, request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise SerializationException("The request body is not valid JSON.", detail=type(exc).__name__) from exc
-    if forget_empty is not None:
-        forget_empty(decoded)
+    if plan.forget_empty is not None:
+        plan.forget_empty(decoded)
+    for attribute, shortest, longest, fits in plan.tests:
+        member = getattr(decoded, attribute)
+        if member is not None and not (shortest <= len(member) <= longest and (fits is None or fits(member))):
+            break
+    else:
+        if plan.tests_suffice:
+            return decoded
     violations: list[str] = []
-    check(decoded, "", violations)
+    plan.check(decoded, "", violations)
     if violations:
         _refuse(violations)
     return decoded
@@ -77,13 +83,30 @@ Check = Callable[[Any, str, list[str]], None]
 Change = Callable[[Any], None]
 
 
+Test = tuple[str, int, int, Callable[[Any], Any] | None]
+"""Member, bounds of its length, and what is true for a valid value; None: any value is."""
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """Decoding of one request type, and the checks that the decoder does not make."""
+
+    decode: Callable[[bytes], Any]
+    forget_empty: Change | None
+    check: Check
+    """Checks everything, and finds the wording of violations."""
+    tests: tuple[Test, ...]
+    """Quick tests, which nearly every request passes. Only valid requests do."""
+    tests_suffice: bool
+    """True if the tests cover everything that `check` does."""
+
+
 @cache
-def _plan(request: type[msgspec.Struct]) -> tuple[Callable[[bytes], Any], Change | None, Check]:
-    return (
-        msgspec.json.Decoder(request).decode,
-        _drop_empty(request),
-        _struct_check(request) or _nothing_to_check,
-    )
+def _plan(request: type[msgspec.Struct]) -> _Plan:
+    check = _struct_check(request) or _nothing_to_check
+    found = [_test_of(attribute, hint) for attribute, _, hint, _ in members(request) if _check_of(hint) is not None]
+    tests = tuple(test for test in found if test is not None)
+    decode = msgspec.json.Decoder(request).decode
+    return _Plan(decode, _drop_empty(request), check, tests, len(tests) == len(found))
 
 
 @cache
@@ -145,7 +168,7 @@ def _change_within(hint: Any) -> Change | None:
 
 def _struct_check(struct: type[msgspec.Struct]) -> Check | None:
     checks = [
-        (attribute, camel(wire_name), check, _test_of(hint))
+        (attribute, camel(wire_name), check)
         for attribute, wire_name, hint, _ in members(struct)
         if (check := _check_of(hint)) is not None
     ]
@@ -154,9 +177,9 @@ def _struct_check(struct: type[msgspec.Struct]) -> Check | None:
         return None
 
     def check_members(value: Any, path: str, violations: list[str]) -> None:
-        for attribute, name, check, fits in checks:
+        for attribute, name, check in checks:
             member = getattr(value, attribute)
-            if member is not None and not (fits is not None and fits(member)):
+            if member is not None:
                 check(member, f"{path}.{name}" if path else name, violations)
 
     return check_members
@@ -185,26 +208,18 @@ def _check_of(hint: Any) -> Check | None:
     return check_value
 
 
-def _test_of(hint: Any) -> Callable[[Any], Any] | None:
-    """Return a quick test that is true only for valid values; None if there is none.
-
-    Nearly every value is valid. For the others the full check finds the wording.
-    """
+def _test_of(attribute: str, hint: Any) -> Test | None:
+    """Return the quick test of a member; None if there is none."""
     hint, constraint = bare(hint)
     if get_origin(hint) is list:
         # An empty list has no items to check; an absent one is empty.
-        return None if constraint is not None and constraint.min_length else operator.not_
+        return None if constraint is not None and constraint.min_length else (attribute, 0, 0, None)
     if constraint is None or constraint.minimum is not None or constraint.maximum is not None:
         return None
     if constraint.values is not None:
-        return frozenset(constraint.values).__contains__
-    shortest, longest = constraint.min_length or 0, constraint.max_length
-    if longest is None:
-        longest = sys.maxsize
-    if constraint.regex is None:
-        return lambda value: shortest <= len(value) <= longest
-    matches = constraint.regex.fullmatch
-    return lambda value: shortest <= len(value) <= longest and matches(value)
+        return attribute, 0, sys.maxsize, frozenset(constraint.values).__contains__
+    longest = sys.maxsize if constraint.max_length is None else constraint.max_length
+    return attribute, constraint.min_length or 0, longest, constraint.regex and constraint.regex.fullmatch
 
 
 def bare(hint: Any) -> tuple[Any, Constraint | None]:

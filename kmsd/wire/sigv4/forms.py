@@ -1,4 +1,4 @@
-"""The two forms in which a request carries a signature, the header form and the query form. Checks only their form.
+"""Parts of the two forms in which a request carries a signature, the header form and the query form.
 
 SDKs send the header form. The query form ("presigned") is for a request that a client passes on to another.
 """
@@ -18,7 +18,15 @@ from kmsd.errors import (
     MissingAuthenticationTokenException,
 )
 from kmsd.wire.sigv4 import canonical
-from kmsd.wire.sigv4.claim import MISMATCH, SIGNATURE_LENGTH
+
+SIGNATURE_LENGTH = 64
+"""Length of an HMAC-SHA256 in lower-case hexadecimal digits."""
+
+MISMATCH = (
+    "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key "
+    "and signing method. Consult the service documentation for details."
+)
+"""AWS appends the canonical string it expected. kmsd does not: that would hand an attacker a debugger."""
 
 MAX_EXPIRES = 604_800
 """Maximum of X-Amz-Expires in seconds: "the maximum is 604800 (seven days)"."""
@@ -39,7 +47,7 @@ _IN_QUERY = (
     "X-Amz-Date",
     "X-Amz-Expires",
 )
-_PRESIGNED = frozenset(_IN_QUERY[:3])
+PRESIGNED = frozenset(_IN_QUERY[:3])
 """One of these parameters makes a request a presigned one."""
 
 
@@ -60,59 +68,11 @@ class SigV4Fields(msgspec.Struct, frozen=True):
     """Period after the timestamp in which the request is valid; None in the header form."""
 
 
-def read(target: str, first: dict[str, int], values: tuple[str, ...]) -> SigV4Fields:
-    """Read the signature from the Authorization header or the query string; both at once are refused.
-
-    `first` maps each lower-case header name to the position of its first value in `values`.
-    """
-    query = canonical.query_pairs(target.partition("?")[2]) if "?" in target else []
-    presigned = bool(query) and any(name in _PRESIGNED for name, _ in query)
-    position = first.get("authorization")
-    if position is None:
-        if presigned:
-            return _from_query(query, first)
-        raise MissingAuthenticationTokenException("Missing Authentication Token")
-    if presigned:
-        raise InvalidSignatureException("A request is signed by its Authorization header or by its query, not by both.")
-    return _from_header(values[position], first, values, canonical.query(query) if query else "")
-
-
 # --- The header form --------------------------------------------------------------------------------
 
 
-def _from_header(header: str, first: dict[str, int], values: tuple[str, ...], query: str) -> SigV4Fields:
-    signature = header[-SIGNATURE_LENGTH:]
-    if signature.isalnum() and header.endswith("Signature=", 0, -SIGNATURE_LENGTH):
-        # The signature comes last, as every SDK writes it. The text before it hardly changes from call to call.
-        algorithm, credential, signed_headers, _, faults = _authorization(header[:-SIGNATURE_LENGTH] + "-")
-    else:
-        algorithm, credential, signed_headers, signature, faults = _authorization(header)
-    date = first.get("x-amz-date")
-    if date is not None:
-        timestamp, stamp = _instant(values[date])
-    elif "date" in first:
-        timestamp, stamp = _http_date(values[first["date"]])
-    else:
-        faults += "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header. "
-        raise IncompleteSignatureException(faults.rstrip())
-    if faults:
-        raise IncompleteSignatureException(faults.rstrip())
-    token = first.get("x-amz-security-token")
-    return SigV4Fields(
-        algorithm,
-        credential,
-        signed_headers,
-        _checked_signature(signature),
-        timestamp,
-        stamp,
-        None if token is None else _checked_token(values[token]),
-        query,
-        None,
-    )
-
-
 @lru_cache(maxsize=1024)
-def _authorization(header: str) -> tuple[str, str, str, str, str]:
+def authorization(header: str) -> tuple[str, str, str, str, str]:
     """Return Algorithm, Credential, SignedHeaders and Signature of an Authorization header, and its faults.
 
     The parameters may come in any order, with or without spaces around commas.
@@ -142,7 +102,8 @@ def _authorization(header: str) -> tuple[str, str, str, str, str]:
 # --- The query form ---------------------------------------------------------------------------------
 
 
-def _from_query(pairs: list[tuple[str, str]], first: dict[str, int]) -> SigV4Fields:
+def from_query(pairs: list[tuple[str, str]], first: dict[str, int]) -> SigV4Fields:
+    """Read the signature from the pairs of a query string. `first` has the positions of the headers."""
     fields: dict[str, str] = {}
     for name, value in pairs:
         if name.startswith("X-Amz-"):
@@ -162,7 +123,7 @@ def _from_query(pairs: list[tuple[str, str]], first: dict[str, int]) -> SigV4Fie
     expires = fields["X-Amz-Expires"]
     if not _EXPIRES.fullmatch(expires) or int(expires) > MAX_EXPIRES:
         raise IncompleteSignatureException(f"X-Amz-Expires must be a number from 1 to {MAX_EXPIRES}.")
-    timestamp, stamp = _instant(fields["X-Amz-Date"])
+    timestamp, stamp = instant(fields["X-Amz-Date"])
     token = fields.get("X-Amz-Security-Token")
     return SigV4Fields(
         fields["X-Amz-Algorithm"],
@@ -171,7 +132,7 @@ def _from_query(pairs: list[tuple[str, str]], first: dict[str, int]) -> SigV4Fie
         _checked_signature(fields["X-Amz-Signature"]),
         timestamp,
         stamp,
-        None if token is None else _checked_token(token),
+        None if token is None else checked_token(token),
         # "The canonical query string must include all the query parameters … except X-Amz-Signature."
         canonical.query(pair for pair in pairs if pair[0] != "X-Amz-Signature"),
         timedelta(seconds=int(expires)),
@@ -188,7 +149,8 @@ def _checked_signature(signature: str) -> str:
     return signature
 
 
-def _checked_token(token: str) -> str:
+def checked_token(token: str) -> str:
+    """Return a session token of the right form. Raises IncompleteSignatureException."""
     if not 0 < len(token) <= MAX_SESSION_TOKEN or not token.isascii() or not token.isprintable():
         raise IncompleteSignatureException("The security token is empty, too long or not printable ASCII.")
     return token
@@ -202,7 +164,7 @@ def _no_date(text: str) -> IncompleteSignatureException:
 
 
 @lru_cache(maxsize=64)
-def _instant(text: str) -> tuple[datetime, str]:
+def instant(text: str) -> tuple[datetime, str]:
     """Return the time of an X-Amz-Date, and the text itself: `20150830T123600Z` and no other form."""
     # "The time stamp must be in UTC and in the following ISO 8601 format: YYYYMMDD'T'HHMMSS'Z'" (AWS General Reference,
     # "Handling dates in Signature Version 4").
@@ -215,17 +177,17 @@ def _instant(text: str) -> tuple[datetime, str]:
 
 
 @lru_cache(maxsize=64)
-def _http_date(text: str) -> tuple[datetime, str]:
+def http_date(text: str) -> tuple[datetime, str]:
     """Return the time of a Date header, in either form, and its ISO basic form."""
     if _STAMP.fullmatch(text):
-        return _instant(text)
+        return instant(text)
     if len(text) > MAX_DATE or not text.isascii():
         raise _no_date(text)
     try:
-        instant = parsedate_to_datetime(text)
+        at = parsedate_to_datetime(text)
         # "-0000" comes back naive: "the time was generated on a system that may be in a local time zone" (RFC 5322,
         # section 3.3). But botocore writes its UTC that way.
-        instant = instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError, TypeError, IndexError) as error:
         raise _no_date(text) from error
-    return instant, f"{instant:%Y%m%dT%H%M%SZ}"
+    return at, f"{at:%Y%m%dT%H%M%SZ}"

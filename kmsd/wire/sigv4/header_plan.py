@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from kmsd.errors import IncompleteSignatureException, InvalidSignatureException
-from kmsd.wire.sigv4.claim import ALGORITHM, first_positions
 
+ALGORITHM = "AWS4-HMAC-SHA256"
 MAX_HEADERS = 64
 MAX_NAME = 128
 """Characters of a header's name."""
@@ -26,6 +26,12 @@ ONCE = ("authorization", "date", "host", "x-amz-content-sha256", "x-amz-date", "
 
 _ACCESS_KEY_ID = re.compile(r"[A-Za-z0-9_]{1,128}")
 _SCOPE_ELEMENTS = 5
+
+
+@lru_cache(maxsize=1024)
+def first_positions(names: tuple[str, ...]) -> dict[str, int]:
+    """Return the first position of each lower-case name. Clients send the same names in the same order."""
+    return {name.lower(): position for position, name in reversed(tuple(enumerate(names)))}
 
 
 class HeaderLayout(msgspec.Struct, frozen=True):
