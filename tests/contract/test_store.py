@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from kmsd.app import SystemClock
 from kmsd.custody import token_objects
 from kmsd.domain.grant import Grant
+from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.key_state import KeyState, Transition
@@ -231,3 +232,29 @@ async def test_the_later_use_of_a_key_counts(stores: Pair) -> None:
     async with first.write() as transaction:
         await transaction.delete_key(KEY_ID)
     assert await (await second.read()).key_use(KEY_ID) is None
+
+
+async def test_identities_are_read_as_they_were_written(stores: Pair) -> None:
+    """Names, documents and tags with quotes, backslashes, controls and letters of all planes; or without any."""
+    odd = 'a"b\\c\nd\te\x01\u00e9\u2028\U0001f511 {"x": null} 7'
+    texts = {odd: odd, "7": "7", "": ""}
+    user = User(ACCOUNT, "odd", "AIDA1", "arn:aws:iam::1:user/odd", NOW, texts, texts)
+    plain = User(ACCOUNT, "plain", "AIDA2", "arn:aws:iam::1:user/plain", NOW)
+    role = Role(ACCOUNT, "odd", "AROA1", "arn:aws:iam::1:role/odd", odd, 3600, NOW, texts, texts)
+    keys = [AccessKey(f"AKIA{number}", user, b"\0", AccessKeyStatus.ACTIVE, NOW) for number in range(2)]
+    store, other = stores
+    async with store.write() as transaction:
+        await transaction.insert_account(ACCOUNT, NOW)
+        for one in (user, plain):
+            await transaction.insert_user(one)
+        await transaction.insert_role(role)
+        for key in keys:
+            await transaction.insert_access_key(key)
+    reader = await other.read()
+    assert await reader.users() == [user, plain]
+    assert await reader.user(ACCOUNT, "plain") == plain
+    assert await reader.roles() == [role]
+    assert await reader.role(ACCOUNT, "odd") == role
+    assert await reader.access_keys_of(ACCOUNT, "odd") == keys
+    assert await reader.access_key("AKIA1") == keys[1]
+    assert await reader.access_keys_of(ACCOUNT, "plain") == []
