@@ -165,6 +165,8 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries,
             where, values = f"{where} AND grant_id = ?", [*values, grant_id]
         if grantee is not None:
             where, values = f"{where} AND grantee_principal = ?", [*values, grantee]
+        else:
+            where = f"{where} AND grant_id > ''"  # what PostgreSQL's index of pages wants to be told
         return await self._grants(where, count, *values)
 
     async def grants_named(self, key_id: str, name: str) -> Sequence[Grant]:
