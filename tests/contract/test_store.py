@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec.structs import replace
 
+from kmsd.adapters.sql import reader as reader_module
 from kmsd.app import SystemClock
 from kmsd.custody import token_objects
 from kmsd.domain.grant import Grant
@@ -18,7 +19,7 @@ from kmsd.domain.key_state import KeyState, Transition
 from kmsd.domain.key_usage import KeyUse
 from kmsd.domain.material import Algorithm, Material, MaterialStatus, TokenName
 from kmsd.jobs.leased_store import LeasedStore
-from kmsd.ports import Store, StoreConflict, StoreUnavailable
+from kmsd.ports import KindOfMaterial, Store, StoreConflict, StoreUnavailable
 from tests.contract.stores import Pair
 from tests.support import domain_keys
 from tests.support.domain_keys import ACCOUNT, KEY_ID
@@ -258,3 +259,18 @@ async def test_identities_are_read_as_they_were_written(stores: Pair) -> None:
     assert await reader.access_keys_of(ACCOUNT, "odd") == keys
     assert await reader.access_key("AKIA1") == keys[1]
     assert await reader.access_keys_of(ACCOUNT, "plain") == []
+
+
+async def test_material_is_counted_by_kind(stores: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, in statements for a few keys each; a key without material ends no counting."""
+    monkeypatch.setattr(reader_module, "COUNTED_KEYS", 2)
+    store, other = stores
+    for number in range(3):
+        await a_key(store, f"{number}{KEY_ID[1:]}")
+    async with store.write() as transaction:
+        for number in range(3, 6):
+            await transaction.insert_key(domain_keys.a_key(key_id=f"{number}{KEY_ID[1:]}", current_material=None))
+    await a_key(store, f"6{KEY_ID[1:]}")
+    found = await (await other.read()).kinds_of_material()
+    kind = KindOfMaterial(KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT, Algorithm.XAES_256_GCM)
+    assert found == {kind: 4}

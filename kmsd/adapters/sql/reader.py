@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -48,6 +49,14 @@ _SERVICE_KEYS = f"""
 _KEY_WIDTH = row_mapping.KEY_COLUMNS.count(",") + 1
 
 
+COUNTED_KEYS = 10_000
+"""Keys whose materials one statement counts."""
+_KINDS = """
+    SELECT spec, usage, algorithm, count(material_id), max(key_id)
+    FROM (SELECT key_id, spec, usage FROM key WHERE key_id > ? ORDER BY key_id LIMIT ?) AS page
+    LEFT JOIN material USING (key_id) GROUP BY spec, usage, algorithm"""
+
+
 class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries, IdentityQueries):
     """Implements `kmsd.ports.Reader`."""
 
@@ -63,11 +72,12 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries,
         return row_mapping.key(rows[0], usable, self.hsm)
 
     async def kinds_of_material(self) -> Mapping[KindOfMaterial, int]:
-        found = await self._all(
-            "SELECT spec, usage, algorithm, count(*) FROM material JOIN key USING (key_id) "
-            "GROUP BY spec, usage, algorithm"
-        )
-        return {row_mapping.kind_of_material(row): row[3] for row in found}
+        counts, after = Counter[KindOfMaterial](), ""
+        while found := await self._all(_KINDS, after, COUNTED_KEYS):
+            for row in found:
+                counts[row_mapping.kind_of_material(row)] += row[3]
+            after = max(row[4] for row in found)
+        return {kind: count for kind, count in counts.items() if count}
 
     async def key_ids(self) -> frozenset[str]:
         return frozenset(row[0] for row in await self._all("SELECT key_id FROM key"))
