@@ -1,7 +1,7 @@
 """Build the indexes of a migration before its transaction, while the nodes serve.
 
-`CREATE INDEX` lets nobody write to the table until it is done, a minute with ten million rows. `CONCURRENTLY` does, and
-cannot run in a transaction. An index that was interrupted is left invalid, and is built again.
+`CREATE INDEX` stops all writers of the table until it is done, a minute with ten million rows. `CONCURRENTLY` does
+not, and cannot run in a transaction. An index that was interrupted is left invalid, and is built again.
 """
 
 from __future__ import annotations

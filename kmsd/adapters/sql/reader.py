@@ -176,7 +176,7 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries,
         if grantee is not None:
             where, values = f"{where} AND grantee_principal = ?", [*values, grantee]
         else:
-            where = f"{where} AND grant_id > ''"  # what PostgreSQL's index of pages wants to be told
+            where = f"{where} AND grant_id > ''"  # the condition of PostgreSQL's index of pages
         return await self._grants(where, count, *values)
 
     async def grants_named(self, key_id: str, name: str) -> Sequence[Grant]:
