@@ -19,7 +19,7 @@ from kmsd.domain.key_state import KeyState, Transition
 from kmsd.domain.key_usage import KeyUse
 from kmsd.domain.material import Algorithm, Material, MaterialStatus, TokenName
 from kmsd.jobs.leased_store import LeasedStore
-from kmsd.ports import KindOfMaterial, Store, StoreConflict, StoreUnavailable
+from kmsd.ports import KindOfMaterial, SharedPolicy, Store, StoreConflict, StoreUnavailable
 from tests.contract.stores import Pair
 from tests.support import domain_keys
 from tests.support.domain_keys import ACCOUNT, KEY_ID
@@ -274,3 +274,28 @@ async def test_material_is_counted_by_kind(stores: Pair, monkeypatch: pytest.Mon
     found = await (await other.read()).kinds_of_material()
     kind = KindOfMaterial(KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT, Algorithm.XAES_256_GCM)
     assert found == {kind: 4}
+
+
+async def test_policies_of_all_keys(stores: Pair) -> None:
+    """Each once in a page of keys, with their number; keys whose deletion is due do not count, and end no page."""
+    store, other = stores
+    first, *_ = [await a_key(store, f"{number}{KEY_ID[1:]}") for number in range(4)]
+    doomed = await found(store, f"3{KEY_ID[1:]}")
+    async with store.write() as transaction:
+        changed = replace(doomed.after(Transition.SCHEDULE_DELETION), deletion_at=NOW, policy="other")
+        await transaction.update_key(doomed, changed)
+        for grant in (a_grant("1", first.key_id), a_grant("2", first.key_id), a_grant("3", doomed.key_id)):
+            await transaction.insert_grant(grant)
+    reader = await other.read()
+    shared = SharedPolicy(first.policy, first.arn, 3)
+    assert await reader.policies_after("", 3, NOW) == (f"2{KEY_ID[1:]}", [shared])
+    assert await reader.policies_after(f"2{KEY_ID[1:]}", 3, NOW) == (f"3{KEY_ID[1:]}", [])
+    assert await reader.policies_after(f"3{KEY_ID[1:]}", 3, NOW) == ("", [])
+    assert {one.grant_id[0] for one in await reader.grants_for("arn:grantee", 9, NOW)} == {"1", "2"}
+    assert len(await reader.grants_for("arn:grantee", 1, NOW)) == 1
+    assert await reader.grants_for("arn:other", 9, NOW) == []
+
+
+def a_grant(grant_id: str, key_id: str) -> Grant:
+    """A grant on a key."""
+    return Grant(grant_id * 64, key_id, None, "arn:grantee", None, ("Encrypt",), None, None, ACCOUNT, "arn:issuer", NOW)

@@ -18,7 +18,7 @@ from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material, MaterialStatus
-from kmsd.ports import DueKind, KindOfMaterial, ServiceKey, SessionMac, StoreUnavailable, TokenObject
+from kmsd.ports import DueKind, KindOfMaterial, ServiceKey, SessionMac, SharedPolicy, StoreUnavailable, TokenObject
 
 DUE = {
     DueKind.DELETION: ("key", "deletion_at", "state = 'PendingDeletion'"),
@@ -49,6 +49,11 @@ _SERVICE_KEYS = f"""
 _KEY_WIDTH = row_mapping.KEY_COLUMNS.count(",") + 1
 
 
+_POLICIES = f"""
+    SELECT policy, min(CASE WHEN {_EXISTS.replace("?", "?3")} THEN arn ELSE NULL END),
+        count(CASE WHEN {_EXISTS.replace("?", "?3")} THEN 1 ELSE NULL END), max(key_id)
+    FROM (SELECT key_id, arn, policy, deletion_at FROM key WHERE key_id > ?1 ORDER BY key_id LIMIT ?2) AS key
+    GROUP BY policy"""
 COUNTED_KEYS = 10_000
 """Keys whose materials one statement counts."""
 _KINDS = """
@@ -78,6 +83,21 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries,
                 counts[row_mapping.kind_of_material(row)] += row[3]
             after = max(row[4] for row in found)
         return {kind: count for kind, count in counts.items() if count}
+
+    async def policies_after(self, key_id: str, count: int, now: datetime) -> tuple[str, Sequence[SharedPolicy]]:
+        found = await self._all(_POLICIES, key_id, count, row_mapping.micros(now))
+        last = max((row[3] for row in found), default="")
+        return last, [SharedPolicy(row[0], row[1], row[2]) for row in found if row[2]]
+
+    async def grants_for(self, grantee: str, count: int, now: datetime) -> Sequence[Grant]:
+        found = await self._all(
+            f"SELECT {row_mapping.prefixed('grant_', row_mapping.GRANT_COLUMNS)} FROM grant_ JOIN key USING (key_id) "
+            f"WHERE grantee_principal = ? AND {_EXISTS} LIMIT ?",
+            grantee,
+            row_mapping.micros(now),
+            count,
+        )
+        return [row_mapping.grant(row) for row in found]
 
     async def key_ids(self) -> frozenset[str]:
         return frozenset(row[0] for row in await self._all("SELECT key_id FROM key"))
