@@ -17,14 +17,16 @@ from tests.support.polling import until
 from tests.support.postgres import cluster, connect
 
 BEFORE = """
-    DROP INDEX grant_page; DROP INDEX wrapped_material_under;
+    DROP INDEX grant_page; DROP INDEX wrapped_material_under; DROP INDEX key_rotation_due;
+    CREATE INDEX key_rotation ON key (next_rotation_at) WHERE next_rotation_at IS NOT NULL;
     CREATE INDEX grant_key ON grant_ (key_id, grant_id);
     CREATE INDEX wrapped_material_domain_key ON wrapped_material (domain_key_id);
     UPDATE schema_version SET version = 17, compatible = 17"""
 """Makes the tables what they are in schema version 17."""
 INDEXES = """
     SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
-    WHERE relname IN ('grant_page', 'wrapped_material_under', 'grant_key', 'wrapped_material_domain_key') ORDER BY 1"""
+    WHERE relname ~ '^(grant_(page|key)|wrapped_material_(under|domain_key)|key_rotation(_due)?)$' ORDER BY 1"""
+AFTER = {"grant_page": True, "key_rotation_due": True, "wrapped_material_under": True}
 BUILDING = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%'"
 
 
@@ -61,7 +63,7 @@ async def test_others_write_meanwhile(database: PostgresSettings) -> None:
                 await transaction.insert_account(secrets.token_hex(6), NOW)
         assert not any(one.done() for one in migrating)
     assert sorted(await asyncio.gather(*migrating)) == [0, 1]
-    assert await indexes(connection) == {"grant_page": True, "wrapped_material_under": True}
+    assert await indexes(connection) == AFTER
     await connection.close()
     await earlier.close()
 
@@ -72,7 +74,7 @@ async def test_an_index_that_was_interrupted_is_built_again(database: PostgresSe
     await connection.execute("CREATE INDEX grant_page ON grant_ (key_id, grant_id) WHERE grant_id > ''")
     await connection.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'grant_page'::regclass")
     assert await schema.migrate(database, Member(0)) == 1
-    assert await indexes(connection) == {"grant_page": True, "wrapped_material_under": True}
+    assert await indexes(connection) == AFTER
     await connection.close()
 
 

@@ -10,3 +10,7 @@ DROP INDEX grant_key;
 -- Material under one domain key, by its id. Without it, finding the last of those that are to be rewrapped reads all.
 CREATE INDEX IF NOT EXISTS wrapped_material_under ON wrapped_material (domain_key_id, material_id);
 DROP INDEX wrapped_material_domain_key;
+
+-- Enabled keys alone: those that are disabled stay due, and the job would pass over all of them every 15 seconds.
+CREATE INDEX IF NOT EXISTS key_rotation_due ON key (next_rotation_at) WHERE next_rotation_at IS NOT NULL AND state = 'Enabled';
+DROP INDEX key_rotation;
