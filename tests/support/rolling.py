@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from tests.support.nodes import Site, first_of_nodes
 from tests.support.polling import until
 
 CLIENTS = 4
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Rolling:
                 over.set()
                 for thread in threads:
                     thread.join()
+        log.info("%d calls", sum(one.done for one in self.calls))
         assert self.failed == []
         assert min(one.done for one in self.calls) > 0
 
