@@ -68,6 +68,7 @@ ON_SQLITE_ALONE = frozenset(
         "test_time::test_one_process_holds_the_lease",
         # These change or read rows of SQLite's file by themselves.
         "test_message_counts",
+        "test_material_expiry::test_pending_material_stays_until_all_nodes_agree",
         "test_unauthenticated::test_sessions_of_the_release_before_go_on",
         "test_unauthenticated::test_two_processes_make_one_key",
         "test_wrapped_custody::test_keys_are_no_objects",

@@ -316,13 +316,17 @@ async def _record_of(transaction: Transaction, key: Key, material_id: bytes) -> 
 async def _make_room(transaction: Transaction, key: Key, now: datetime) -> bytes | None:
     """Remove pending material that is deleted or has expired. Return the id of its object, if it still has one.
 
-    Raises `StoreConflict` if the key has other pending material.
+    Raises `StoreConflict` if the key has other pending material, or if that has not expired by another node's clock:
+    nothing is destroyed earlier than every node's clock allows.
     """
     earlier = pending(await transaction.imported_materials(key.key_id))
     if earlier is None:
         return None
     if is_imported(earlier, key.materials, now):
         raise StoreConflict("other material was imported meanwhile")
+    others = await transaction.trusted_by_others()
+    if others is not None and is_imported(earlier, key.materials, others):
+        raise StoreConflict("by the clock of another node, the pending material has not expired yet")
     destroying = await _remove_object(transaction, key, earlier.material_id, now)
     await transaction.delete_imported_material(earlier.material_id)
     return destroying

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from kmsd.domain.key_usage import KeyUse
     from kmsd.domain.material import Material, MaterialStatus
     from kmsd.ports.counters import StoreCounters
-    from kmsd.ports.store_records import DueKind, KindOfMaterial, ServiceKey, SessionMac, TokenObject
+    from kmsd.ports.store_records import (
+        DueKind,
+        KindOfMaterial,
+        ServiceKey,
+        SessionMac,
+        SharedPolicy,
+        TokenObject,
+    )
 
 
 class Reader(IdentityReader, DomainKeyReader, NodeReader, Protocol):
@@ -32,6 +39,21 @@ class Reader(IdentityReader, DomainKeyReader, NodeReader, Protocol):
 
     async def kinds_of_material(self) -> Mapping[KindOfMaterial, int]:
         """Return how much key material of each kind there is. Reads all of it: not for the request path."""
+        ...
+
+    async def policies_after(self, key_id: str, count: int, now: datetime) -> tuple[str, Sequence[SharedPolicy]]:
+        """Return the policies of the `count` keys after `key_id`, each once, and the id of the last of these keys.
+
+        Of all accounts, and only of keys that exist at `now`. The id is empty if there are no further keys. To go
+        through all keys: not for the request path.
+        """
+        ...
+
+    async def grants_for(self, grantee: str, count: int, now: datetime) -> Sequence[Grant]:
+        """Return at most `count` grants with this grantee principal, on any key that exists at `now`.
+
+        May read all grants: not for the request path.
+        """
         ...
 
     async def key_ids(self) -> frozenset[str]:

@@ -136,6 +136,16 @@ class KindOfMaterial(msgspec.Struct, frozen=True):
     """Algorithm of its blobs; None for a key that encrypts none."""
 
 
+class SharedPolicy(msgspec.Struct, frozen=True):
+    """A key policy, and the keys of some that have it."""
+
+    policy: str
+    first_arn: str
+    """ARN of one of them."""
+    keys: int
+    """Their number."""
+
+
 class DueKind(StrEnum):
     """Kind of scheduled event of a key."""
 

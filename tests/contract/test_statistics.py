@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from kmsd.adapters.postgres.database import PostgresDatabase
-from kmsd.adapters.sql.statistics import Statistics
+from kmsd.adapters.sql.statistics import MAX_COUNTED, Statistics
 from kmsd.adapters.sqlite.database import SqliteDatabase
 from kmsd.custody import key_material
 from kmsd.domain.domain_key import DomainKeyState
@@ -111,17 +113,34 @@ async def compare(store: Store, read: Callable[[], Awaitable[Statistics]]) -> No
     assert counted.clock is None
 
 
+MANY = f"UPDATE domain_key_count SET materials = {MAX_COUNTED + 1}"  # noqa: S608 (a number)
+"""Makes too much material, under a domain key that is missing, for its keys to be counted one by one."""
+
+
+def require_none_enabled(counted: Statistics) -> None:
+    """The number of materials stands for that of keys; there are no more than the keys that are enabled."""
+    assert "Enabled" not in counted.keys
+    assert counted.keys["Unavailable"] == 5
+    assert counted.keys["Disabled"] == 3
+
+
 async def test_of_sqlite(tmp_path: Path) -> None:
     """A file."""
     database = SqliteDatabase(tmp_path / "kmsd.sqlite")
     await database.create()
     async with database.open() as store:
         await compare(store, lambda: database.statistics(NOW))
+        with closing(sqlite3.connect(tmp_path / "kmsd.sqlite", isolation_level=None)) as other:
+            other.execute(MANY)
+        require_none_enabled(await database.statistics(NOW))
 
 
 async def test_of_postgresql() -> None:
     """A server."""
-    database = PostgresDatabase(cluster().database(), "")
+    settings = cluster().database()
+    database = PostgresDatabase(settings, "")
     await database.create()
     async with database.open() as store:
         await compare(store, lambda: database.statistics(NOW))
+        cluster().run_sql(MANY, settings.url.database)
+        require_none_enabled(await database.statistics(NOW))

@@ -8,16 +8,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec.structs import replace
 
+from kmsd.adapters.sql import reader as reader_module
 from kmsd.app import SystemClock
 from kmsd.custody import token_objects
 from kmsd.domain.grant import Grant
+from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.key_state import KeyState, Transition
 from kmsd.domain.key_usage import KeyUse
 from kmsd.domain.material import Algorithm, Material, MaterialStatus, TokenName
 from kmsd.jobs.leased_store import LeasedStore
-from kmsd.ports import Store, StoreConflict, StoreUnavailable
+from kmsd.ports import KindOfMaterial, SharedPolicy, Store, StoreConflict, StoreUnavailable
 from tests.contract.stores import Pair
 from tests.support import domain_keys
 from tests.support.domain_keys import ACCOUNT, KEY_ID
@@ -231,3 +233,69 @@ async def test_the_later_use_of_a_key_counts(stores: Pair) -> None:
     async with first.write() as transaction:
         await transaction.delete_key(KEY_ID)
     assert await (await second.read()).key_use(KEY_ID) is None
+
+
+async def test_identities_are_read_as_they_were_written(stores: Pair) -> None:
+    """Names, documents and tags with quotes, backslashes, controls and letters of all planes; or without any."""
+    odd = 'a"b\\c\nd\te\x01\u00e9\u2028\U0001f511 {"x": null} 7'
+    texts = {odd: odd, "7": "7", "": ""}
+    user = User(ACCOUNT, "odd", "AIDA1", "arn:aws:iam::1:user/odd", NOW, texts, texts)
+    plain = User(ACCOUNT, "plain", "AIDA2", "arn:aws:iam::1:user/plain", NOW)
+    role = Role(ACCOUNT, "odd", "AROA1", "arn:aws:iam::1:role/odd", odd, 3600, NOW, texts, texts)
+    keys = [AccessKey(f"AKIA{number}", user, b"\0", AccessKeyStatus.ACTIVE, NOW) for number in range(2)]
+    store, other = stores
+    async with store.write() as transaction:
+        await transaction.insert_account(ACCOUNT, NOW)
+        for one in (user, plain):
+            await transaction.insert_user(one)
+        await transaction.insert_role(role)
+        for key in keys:
+            await transaction.insert_access_key(key)
+    reader = await other.read()
+    assert await reader.users() == [user, plain]
+    assert await reader.user(ACCOUNT, "plain") == plain
+    assert await reader.roles() == [role]
+    assert await reader.role(ACCOUNT, "odd") == role
+    assert await reader.access_keys_of(ACCOUNT, "odd") == keys
+    assert await reader.access_key("AKIA1") == keys[1]
+    assert await reader.access_keys_of(ACCOUNT, "plain") == []
+
+
+async def test_material_is_counted_by_kind(stores: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, in statements for a few keys each; a key without material ends no counting."""
+    monkeypatch.setattr(reader_module, "COUNTED_KEYS", 2)
+    store, other = stores
+    for number in range(3):
+        await a_key(store, f"{number}{KEY_ID[1:]}")
+    async with store.write() as transaction:
+        for number in range(3, 6):
+            await transaction.insert_key(domain_keys.a_key(key_id=f"{number}{KEY_ID[1:]}", current_material=None))
+    await a_key(store, f"6{KEY_ID[1:]}")
+    found = await (await other.read()).kinds_of_material()
+    kind = KindOfMaterial(KeySpec.SYMMETRIC_DEFAULT, KeyUsage.ENCRYPT_DECRYPT, Algorithm.XAES_256_GCM)
+    assert found == {kind: 4}
+
+
+async def test_policies_of_all_keys(stores: Pair) -> None:
+    """Each once in a page of keys, with their number; keys whose deletion is due do not count, and end no page."""
+    store, other = stores
+    first, *_ = [await a_key(store, f"{number}{KEY_ID[1:]}") for number in range(4)]
+    doomed = await found(store, f"3{KEY_ID[1:]}")
+    async with store.write() as transaction:
+        changed = replace(doomed.after(Transition.SCHEDULE_DELETION), deletion_at=NOW, policy="other")
+        await transaction.update_key(doomed, changed)
+        for grant in (a_grant("1", first.key_id), a_grant("2", first.key_id), a_grant("3", doomed.key_id)):
+            await transaction.insert_grant(grant)
+    reader = await other.read()
+    shared = SharedPolicy(first.policy, first.arn, 3)
+    assert await reader.policies_after("", 3, NOW) == (f"2{KEY_ID[1:]}", [shared])
+    assert await reader.policies_after(f"2{KEY_ID[1:]}", 3, NOW) == (f"3{KEY_ID[1:]}", [])
+    assert await reader.policies_after(f"3{KEY_ID[1:]}", 3, NOW) == ("", [])
+    assert {one.grant_id[0] for one in await reader.grants_for("arn:grantee", 9, NOW)} == {"1", "2"}
+    assert len(await reader.grants_for("arn:grantee", 1, NOW)) == 1
+    assert await reader.grants_for("arn:other", 9, NOW) == []
+
+
+def a_grant(grant_id: str, key_id: str) -> Grant:
+    """A grant on a key."""
+    return Grant(grant_id * 64, key_id, None, "arn:grantee", None, ("Encrypt",), None, None, ACCOUNT, "arn:issuer", NOW)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-import subprocess
 from collections.abc import Iterator
-from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kmsd.jobs.scheduler import Scheduler
+from tests.support import host_clock
 from tests.support.clients import code_of
 from tests.support.daemon import Daemon, eventually, provisioned
-from tests.support.dated_keys import doomed_key, import_until
+from tests.support.dated_keys import clock_of_other_node, doomed_key, import_until
 from tests.support.harness import Harness, harness
 from tests.support.material_ids import held_ids
 from tests.support.shim import compiler
@@ -133,34 +129,7 @@ def test_a_lease_from_the_future_is_void(harness: Harness) -> None:
     assert harness.run(other._acquire()).of_database is True
 
 
-SHIM = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/time.h>
-#include <time.h>
-static long offset(void) {
-    long found = 0;
-    FILE *file = fopen(getenv("CLOCK_OFFSET"), "r");
-    if (file) { if (fscanf(file, "%ld", &found) != 1) found = 0; fclose(file); }
-    return found;
-}
-int clock_gettime(clockid_t which, struct timespec *out) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int answer = real(which, out);
-    if (which == CLOCK_REALTIME && answer == 0) out->tv_sec += offset();
-    return answer;
-}
-"""
 DAY = 86_400
-
-
-def set_clock(daemon: Daemon, seconds: int) -> None:
-    """Of the daemon's processes alone."""
-    (daemon.folder / "offset.new").write_text(str(seconds))
-    (daemon.folder / "offset.new").replace(daemon.folder / "offset")
 
 
 def wait_for(daemon: Daemon, words: str, count: int = 1) -> None:
@@ -171,33 +140,28 @@ def wait_for(daemon: Daemon, words: str, count: int = 1) -> None:
 @pytest.mark.skipif(compiler() is None, reason="no C compiler")
 def test_a_real_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of their own, whose CLOCK_REALTIME is set: held, told to the operator, and confirmed."""
-    source, library = tmp_path / "clock.c", tmp_path / "clock.so"
-    source.write_text(SHIM)
-    subprocess.run([shutil.which("cc") or "gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     with provisioned(tmp_path, workers=2) as daemon:
-        monkeypatch.setenv("CLOCK_OFFSET", str(tmp_path / "offset"))
-        monkeypatch.setenv("LD_PRELOAD", str(library))
-        set_clock(daemon, 0)
+        host_clock.use(daemon, host_clock.build(tmp_path), monkeypatch)
         daemon.start()
         kms: Any = daemon.client()
         key_id = kms.create_key()["KeyMetadata"]["KeyId"]
         kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
         assert b"agrees with the host's uptime" in daemon.cli("check", "--no-token").stdout
         daemon.stop()
-        set_clock(daemon, 40 * DAY)
+        host_clock.set_clock(daemon, 40 * DAY)
         daemon.start()
         wait_for(daemon, "destructive_jobs_suspended")
         assert b"destructive jobs are held: the clock was set 3456" in daemon.cli("check", "--no-token").stdout
         daemon.stop()
         assert b'"eventName":"DeleteKey"' not in b"".join(p.read_bytes() for p in daemon.data.glob("audit/*.trail"))
         daemon.cli("jobs", "confirm-clock")
-        set_clock(daemon, 40 * DAY + 120)  # within what is believed
+        host_clock.set_clock(daemon, 40 * DAY + 120)  # within what is believed
         daemon.start()
         wait_for(daemon, '"job": "deletion"')
         names = [record["eventName"] for record in daemon.audit_records()]
         assert names.count("DeleteKey") == 1
         assert "ConfirmClock" in names
-        set_clock(daemon, 0)
+        host_clock.set_clock(daemon, 0)
         assert b"set 3456" in daemon.cli("check", "--no-token").stdout
         daemon.cli("audit", "verify")
 
@@ -208,21 +172,11 @@ def test_nothing_is_destroyed_earlier_than_another_node_would_allow(harness: Har
     before = held_ids(harness)
     harness.clock.advance(days=8)
 
-    def store_other(days: float) -> None:
-        behind = round(timedelta(days=days).total_seconds() * 1e6)
-        with closing(sqlite3.connect(harness.config.database, isolation_level=None)) as database:
-            database.execute("DELETE FROM clock_reading WHERE node_id = 'other'")
-            database.execute(
-                "INSERT INTO clock_reading (node_id, trusted_at, boot, uptime_micros, taken_on_micros, stored_at) "
-                "SELECT 'other', stored_at + ?, '', 0, 0, stored_at FROM clock_reading",
-                [behind],
-            )
-
     harness.run(harness.scheduler._acquire())
-    store_other(days=6.9)
-    harness.tick()
+    with clock_of_other_node(harness, days=1.1):
+        harness.tick()
     assert held_ids(harness) == before
-    store_other(days=7.1)
-    harness.tick()
+    with clock_of_other_node(harness, days=0.9):
+        harness.tick()
     assert len(held_ids(harness)) == len(before) - 1
     assert [r["serviceEventDetails"]["keyId"] for r in harness.records() if r["eventName"] == "DeleteKey"] == [key_id]

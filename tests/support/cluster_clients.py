@@ -15,7 +15,7 @@ from typing import Any, Self
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from tests.support.clients import ACCOUNT
-from tests.support.cluster_site import ClusterSite
+from tests.support.cluster_site import ServingNodes
 from tests.support.daemon import Daemon
 from tests.support.linear_models import (
     NONE,
@@ -103,7 +103,7 @@ class History:
 class NodeClient:
     """Client of one node, one call at a time."""
 
-    def __init__(self, site: ClusterSite, node: Daemon, history: History, name: str) -> None:
+    def __init__(self, site: ServingNodes, node: Daemon, history: History, name: str) -> None:
         options: dict[str, Any] = {"connect_timeout": 2, "read_timeout": 30}
         self._history, self._guest, self._grantee, self._name = history, site.guest.arn, site.grantee.arn, name
         self.kms = node.client(**options)
@@ -269,7 +269,12 @@ class NodeClient:
 class ClusterLoad:
     """Clients of all nodes, at work during the block."""
 
-    def __init__(self, site: ClusterSite, chance: random.Random) -> None:
+    def __init__(self, site: ServingNodes, chance: random.Random, pause: float = 0.1) -> None:
+        """`pause` is the longest after an answer that tells nothing, in seconds.
+
+        Where service is away for long, shorter ones leave more open than the checker can decide.
+        """
+        self._pause = pause
         self.history, self._site, self._sets = History(), site, list[Subjects]()
         self.created: list[str] = []
         """Keys whose creation was acknowledged."""
@@ -329,7 +334,7 @@ class ClusterLoad:
                 if client.perform(attempt, text):
                     self._counts[number] += 1
                 else:
-                    self._ended.wait(chance.uniform(0.01, 0.1))
+                    self._ended.wait(chance.uniform(0.01, self._pause))
         except BaseException as error:  # noqa: BLE001 (raised by whoever waits)
             self._failure = error
         finally:

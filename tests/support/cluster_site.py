@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +13,24 @@ from tests.support.database_proxy import DatabaseProxy
 from tests.support.postgres import Cluster, Network, new_cluster
 
 
-@dataclass
-class ClusterSite:
-    """Nodes that serve."""
+@dataclass(kw_only=True)
+class ServingNodes:
+    """Nodes that serve, and users for their clients."""
 
-    servers: list[Cluster]
-    """By their place in the nodes' URL."""
-    proxy: DatabaseProxy
     nodes: list[Daemon]
     grantee: Credentials
     """A user who is allowed nothing but by a grant."""
     guest: Credentials
     """A user who is allowed nothing but by a key policy."""
+
+
+@dataclass(kw_only=True)
+class ClusterSite(ServingNodes):
+    """They, and their servers."""
+
+    servers: list[Cluster]
+    """By their place in the nodes' URL."""
+    proxy: DatabaseProxy
     leading: int = 0
     """Place of the primary."""
 
@@ -53,9 +59,31 @@ class ClusterSite:
         self.proxy.target(place, self.servers[place].port)
 
 
-def _store(ports: list[int], database: str, more: str) -> str:
+def store(ports: Sequence[int], database: str, more: str = "") -> str:
+    """The table of kmsd.toml that names these servers; `more` follows in it."""
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     return f'[store]\nurl = "postgresql://kmsd@{hosts}/{database}"\ntls = "off"\n{more}'
+
+
+@contextmanager
+def serving_nodes(folder: Path, stores: Sequence[str]) -> Iterator[ServingNodes]:
+    """Nodes with a token in common, one for each of these tables; the first one has two workers."""
+    with ExitStack() as stack:
+        folders = [folder / f"node-{number}" for number in range(1, len(stores) + 1)]
+        for one in folders:
+            one.mkdir()
+        first = stack.enter_context(provisioned(folders[0], workers=2, extra=stores[0], custody="object"))
+        nodes = [first]
+        for one, table in zip(folders[1:], stores[1:], strict=True):
+            port = free_port()
+            node = Daemon(one, first.place, port, write_config(one, first.place, port, extra=table, custody="object"))
+            node.admin = first.admin
+            node.cli("join", "--name", one.name)
+            nodes.append(node)
+        for node in nodes:
+            stack.callback(node.stop)
+            node.start()
+        yield ServingNodes(nodes=nodes, grantee=first.user("grantee"), guest=first.user("guest"))
 
 
 @contextmanager
@@ -67,20 +95,6 @@ def cluster_site(folder: Path, count: int = 3, more: str = "") -> Iterator[Clust
         stack.callback(lambda: [one.stop() for one in servers])
         proxy = stack.enter_context(DatabaseProxy(count, [one.port for one in servers]))
         name = primary.database().url.database
-        folders = [folder / f"node-{number}" for number in range(1, count + 1)]
-        for one in folders:
-            one.mkdir()
-        store = _store(proxy.ports[0], name, more)
-        first = stack.enter_context(provisioned(folders[0], workers=2, extra=store, custody="object"))
-        nodes = [first]
-        for one, ports in zip(folders[1:], proxy.ports[1:], strict=True):
-            port, store = free_port(), _store(ports, name, more)
-            config = write_config(one, first.place, port, extra=store, custody="object")
-            node = Daemon(one, first.place, port, config)
-            node.admin = first.admin
-            node.cli("join", "--name", one.name)
-            nodes.append(node)
-        for node in nodes:
-            stack.callback(node.stop)
-            node.start()
-        yield ClusterSite(servers, proxy, nodes, first.user("grantee"), first.user("guest"))
+        stores = [store(ports, name, more) for ports in proxy.ports]
+        found = stack.enter_context(serving_nodes(folder, stores))
+        yield ClusterSite(servers=servers, proxy=proxy, nodes=found.nodes, grantee=found.grantee, guest=found.guest)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta
 
 from tests.support.harness import Harness
@@ -31,3 +34,18 @@ def doomed_key(harness: Harness) -> tuple[str, bytes]:
     blob = kms.encrypt(KeyId=key_id, Plaintext=b"kept")["CiphertextBlob"]
     kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
     return key_id, blob
+
+
+@contextmanager
+def clock_of_other_node(harness: Harness, **behind: float) -> Iterator[None]:
+    """Store, for the block, what another node would whose clock is so much behind the trusted one of this node."""
+    with closing(sqlite3.connect(harness.config.database, isolation_level=None)) as database:
+        database.execute(
+            "INSERT INTO clock_reading (node_id, trusted_at, boot, uptime_micros, taken_on_micros, stored_at) "
+            "SELECT 'other', trusted_at - ?, '', 0, 0, stored_at FROM clock_reading",
+            [round(timedelta(**behind).total_seconds() * 1e6)],
+        )
+        try:
+            yield
+        finally:
+            database.execute("DELETE FROM clock_reading WHERE node_id = 'other'")

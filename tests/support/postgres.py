@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -29,6 +30,18 @@ def binaries() -> Path | None:
     """The newest PostgreSQL that is installed."""
     found = sorted(BINARIES.glob("*/bin"), key=lambda path: int(path.parent.name))
     return found[-1] if found else None
+
+
+def owner() -> pwd.struct_passwd:
+    """The user that runs servers."""
+    return pwd.getpwnam(_OWNER) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+
+
+def as_owner() -> dict[str, Any]:
+    """Options of `subprocess` that run a program as this user."""
+    if os.geteuid() != 0:
+        return {}
+    return {"user": owner().pw_uid, "group": owner().pw_gid, "extra_groups": []}
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ class Cluster:
         found = binaries()
         assert found is not None, "PostgreSQL is missing (Debian: apt-get install postgresql)"
         self.binaries, self.folder, self.data = found, folder, folder / "data"
-        self.user = pwd.getpwnam(_OWNER) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+        self.user = owner()
         self.network, self.superuser = network, superuser
         folder.chmod(0o755)
         self.data.mkdir(mode=0o700)
@@ -65,14 +78,9 @@ class Cluster:
             self._run("pg_basebackup", "-R", "-N", "-c", "fast", *primary._reached, "-D", self.data)
         self.process = self._start()
 
-    def _as_owner(self) -> dict[str, object]:
-        if os.geteuid() != 0:
-            return {}
-        return {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
-
     def _run(self, name: str, *arguments: object) -> str:
         command = [str(self.binaries / name), *map(str, arguments)]
-        done = subprocess.run(command, check=False, capture_output=True, cwd=self.folder, **self._as_owner())  # type: ignore[call-overload]
+        done = subprocess.run(command, check=False, capture_output=True, cwd=self.folder, **as_owner())  # type: ignore[call-overload]
         assert done.returncode == 0, done
         return str(done.stdout.decode())
 
@@ -93,7 +101,7 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                **self._as_owner(),
+                **as_owner(),
             )
         until(self.answers, otherwise=(self.folder / "log").read_text)
         return process

@@ -69,6 +69,7 @@ class PostgresAccess(SqlAccess):
     """Runs statements one after the other."""
 
     _clock = CLOCK
+    _json_object = "json_object_agg"
     _judges_leases = True
 
     def __init__(self, member: Member, session: Session | None = None) -> None:

@@ -27,6 +27,8 @@ SESSION: Mapping[str, str] = {
     "idle_in_transaction_session_timeout": "2s",
     "tcp_user_timeout": "2s",
     "lock_timeout": "5s",
+    # A statement whose client has given up is ended. A COMMIT is not: while it waits, it does not look.
+    "client_connection_check_interval": "2s",
     "default_transaction_isolation": "read committed",
     # What is acknowledged is durable, and with synchronous standbys in two places, whatever the server's default is.
     "synchronous_commit": "on",

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from kmsd.adapters.postgres import indexes
 from kmsd.adapters.postgres.access import RAISE_NUMBER, Member, numbered
 from kmsd.adapters.postgres.connector import Connector
 from kmsd.adapters.postgres.session import Session
@@ -143,6 +144,9 @@ async def migrate(settings: PostgresSettings, member: Member) -> int:
         if present.number >= _NODES_SINCE and await _value(session, "SELECT EXISTS (SELECT FROM node)"):
             rows = await session.fetch("SELECT EXISTS (SELECT FROM node WHERE node_id = $1)", member.node_id)
             member.require_known(is_known=rows[0][0])
+        await indexes.acquire_turn(session, _LOCK)
+        present = await version(session)
+        await indexes.build(session, [script for number, script in migrations() if number > present.number])
         applied = await _apply(session)
         await session.execute_confirmed("COMMIT")
         return applied
@@ -173,6 +177,9 @@ async def _apply(session: Session) -> int:
     present = await _value(session, "SELECT version FROM schema_version") or 0
     for number, script in migrations():
         if number > present:
+            if present and not applied:
+                # No other process writes meanwhile: none can have locked what the next statements wait for.
+                await session.execute(RAISE_NUMBER)
             await session.execute(script)
             applied += 1
     if applied:

@@ -32,6 +32,8 @@ class SqlAccess(ABC):
     """True if the database's clock judges leases, because those of its hosts differ; else the caller's does."""
     _clock: str
     """SQL expression for the time of day by the database's clock, in microseconds since 1970."""
+    _json_object: str
+    """SQL aggregate that makes a JSON object of names and texts."""
 
     @property
     @abstractmethod

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from kmsd.adapters.sql import row_mapping
 from kmsd.adapters.sql.domain_keys import DomainKeyQueries
+from kmsd.adapters.sql.identities import IdentityQueries
 from kmsd.adapters.sql.key_usage import KeyUsageQueries
 from kmsd.adapters.sql.log_groups import LogGroupQueries
 from kmsd.adapters.sql.nodes import NodeQueries
-from kmsd.adapters.sql.row_mapping import Row
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
-from kmsd.domain.identity import AccessKey, Role, User
 from kmsd.domain.key import Key, Origin
 from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.key_state import KeyState
 from kmsd.domain.material import Material, MaterialStatus
-from kmsd.ports import DueKind, KindOfMaterial, ServiceKey, SessionMac, StoreUnavailable, TokenObject
+from kmsd.ports import DueKind, KindOfMaterial, ServiceKey, SessionMac, SharedPolicy, StoreUnavailable, TokenObject
 
 DUE = {
     DueKind.DELETION: ("key", "deletion_at", "state = 'PendingDeletion'"),
@@ -32,12 +32,9 @@ _EXISTS = "(key.deletion_at IS NULL OR key.deletion_at > ?)"
 """Condition for keys whose deletion is not due at the bound instant."""
 
 
-def _prefixed(table: str, columns: str) -> str:
-    return ", ".join(f"{table}.{column.strip()}" for column in columns.split(","))
-
-
 _KEY = f"""
-    SELECT {_prefixed("key", row_mapping.KEY_COLUMNS)}, {row_mapping.MATERIAL_COLUMNS}, {row_mapping.WRAPPED_COLUMNS}
+    SELECT {row_mapping.prefixed("key", row_mapping.KEY_COLUMNS)},
+        {row_mapping.MATERIAL_COLUMNS}, {row_mapping.WRAPPED_COLUMNS}
     FROM key LEFT JOIN material ON material.key_id = key.key_id
     LEFT JOIN token_object ON object_id = material.material_id AND status IN ('ready', 'missing')
         AND NOT EXISTS (SELECT 1 FROM deleted_material AS deleted WHERE deleted.material_id = object_id)
@@ -52,7 +49,20 @@ _SERVICE_KEYS = f"""
 _KEY_WIDTH = row_mapping.KEY_COLUMNS.count(",") + 1
 
 
-class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries):
+_POLICIES = f"""
+    SELECT policy, min(CASE WHEN {_EXISTS.replace("?", "?3")} THEN arn ELSE NULL END),
+        count(CASE WHEN {_EXISTS.replace("?", "?3")} THEN 1 ELSE NULL END), max(key_id)
+    FROM (SELECT key_id, arn, policy, deletion_at FROM key WHERE key_id > ?1 ORDER BY key_id LIMIT ?2) AS key
+    GROUP BY policy"""
+COUNTED_KEYS = 10_000
+"""Keys whose materials one statement counts."""
+_KINDS = """
+    SELECT spec, usage, algorithm, count(material_id), max(key_id)
+    FROM (SELECT key_id, spec, usage FROM key WHERE key_id > ? ORDER BY key_id LIMIT ?) AS page
+    LEFT JOIN material USING (key_id) GROUP BY spec, usage, algorithm"""
+
+
+class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries, IdentityQueries):
     """Implements `kmsd.ports.Reader`."""
 
     # --- keys ---------------------------------------------------------------------------------------
@@ -67,11 +77,27 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
         return row_mapping.key(rows[0], usable, self.hsm)
 
     async def kinds_of_material(self) -> Mapping[KindOfMaterial, int]:
+        counts, after = Counter[KindOfMaterial](), ""
+        while found := await self._all(_KINDS, after, COUNTED_KEYS):
+            for row in found:
+                counts[row_mapping.kind_of_material(row)] += row[3]
+            after = max(row[4] for row in found)
+        return {kind: count for kind, count in counts.items() if count}
+
+    async def policies_after(self, key_id: str, count: int, now: datetime) -> tuple[str, Sequence[SharedPolicy]]:
+        found = await self._all(_POLICIES, key_id, count, row_mapping.micros(now))
+        last = max((row[3] for row in found), default="")
+        return last, [SharedPolicy(row[0], row[1], row[2]) for row in found if row[2]]
+
+    async def grants_for(self, grantee: str, count: int, now: datetime) -> Sequence[Grant]:
         found = await self._all(
-            "SELECT spec, usage, algorithm, count(*) FROM material JOIN key USING (key_id) "
-            "GROUP BY spec, usage, algorithm"
+            f"SELECT {row_mapping.prefixed('grant_', row_mapping.GRANT_COLUMNS)} FROM grant_ JOIN key USING (key_id) "
+            f"WHERE grantee_principal = ? AND {_EXISTS} LIMIT ?",
+            grantee,
+            row_mapping.micros(now),
+            count,
         )
-        return {row_mapping.kind_of_material(row): row[3] for row in found}
+        return [row_mapping.grant(row) for row in found]
 
     async def key_ids(self) -> frozenset[str]:
         return frozenset(row[0] for row in await self._all("SELECT key_id FROM key"))
@@ -129,7 +155,7 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
             # Use the index of the key: the expression keeps SQLite from choosing the account's.
             where, values = "alias.key_id = ? AND alias.account || '' = ?", [key_id, account]
         found = await self._all(
-            f"SELECT {_prefixed('alias', row_mapping.ALIAS_COLUMNS)} FROM alias JOIN key USING (key_id) "
+            f"SELECT {row_mapping.prefixed('alias', row_mapping.ALIAS_COLUMNS)} FROM alias JOIN key USING (key_id) "
             f"WHERE {where} AND name > ? AND {_EXISTS} ORDER BY name LIMIT ?",
             *values,
             name,
@@ -169,6 +195,8 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
             where, values = f"{where} AND grant_id = ?", [*values, grant_id]
         if grantee is not None:
             where, values = f"{where} AND grantee_principal = ?", [*values, grantee]
+        else:
+            where = f"{where} AND grant_id > ''"  # the condition of PostgreSQL's index of pages
         return await self._grants(where, count, *values)
 
     async def grants_named(self, key_id: str, name: str) -> Sequence[Grant]:
@@ -176,7 +204,7 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
 
     async def grants_retirable_by(self, principal: str, after: str, count: int, now: datetime) -> Sequence[Grant]:
         found = await self._all(
-            f"SELECT {_prefixed('grant_', row_mapping.GRANT_COLUMNS)} FROM grant_ JOIN key USING (key_id) "
+            f"SELECT {row_mapping.prefixed('grant_', row_mapping.GRANT_COLUMNS)} FROM grant_ JOIN key USING (key_id) "
             f"WHERE retiring_principal = ? AND grant_id > ? AND {_EXISTS} ORDER BY grant_id LIMIT ?",
             principal,
             after,
@@ -196,71 +224,6 @@ class SqlReader(LogGroupQueries, KeyUsageQueries, DomainKeyQueries, NodeQueries)
     async def count_grants(self, key_id: str) -> int:
         row = await self._one("SELECT grants FROM grant_count WHERE key_id = ?", key_id)
         return 0 if row is None else int(row[0])
-
-    # --- identities ---------------------------------------------------------------------------------
-
-    async def user(self, account: str, name: str) -> User | None:
-        row = await self._one(
-            'SELECT account, name, user_id, arn, created_at FROM "user" WHERE account = ? AND name = ?', account, name
-        )
-        return None if row is None else await self._user(row)
-
-    async def _user(self, row: Row) -> User:
-        owner = row[:2]
-        return row_mapping.user(
-            row,
-            await self._all("SELECT name, document FROM user_policy WHERE account = ? AND user_name = ?", *owner),
-            await self._all("SELECT tag_key, tag_value FROM user_tag WHERE account = ? AND user_name = ?", *owner),
-        )
-
-    async def users(self) -> Sequence[User]:
-        found = await self._all('SELECT account, name, user_id, arn, created_at FROM "user" ORDER BY account, name')
-        return [await self._user(row) for row in found]
-
-    async def access_key(self, access_key_id: str) -> AccessKey | None:
-        row = await self._one(
-            "SELECT access_key_id, sealed_secret, status, created_at, account, user_name FROM access_key "
-            "WHERE access_key_id = ?",
-            access_key_id,
-        )
-        if row is None:
-            return None
-        owner = await self.user(row[4], row[5])
-        return None if owner is None else row_mapping.access_key(row, owner)
-
-    async def access_keys_of(self, account: str, user_name: str) -> Sequence[AccessKey]:
-        owner = await self.user(account, user_name)
-        found = await self._all(
-            "SELECT access_key_id, sealed_secret, status, created_at FROM access_key "
-            "WHERE account = ? AND user_name = ? ORDER BY created_at, access_key_id",
-            account,
-            user_name,
-        )
-        return [] if owner is None else [row_mapping.access_key(row, owner) for row in found]
-
-    async def role(self, account: str, name: str) -> Role | None:
-        row = await self._one(
-            "SELECT account, name, role_id, arn, trust_policy, max_session_seconds, created_at FROM role "
-            "WHERE account = ? AND name = ?",
-            account,
-            name,
-        )
-        return None if row is None else await self._role(row)
-
-    async def _role(self, row: Row) -> Role:
-        owner = row[:2]
-        return row_mapping.role(
-            row,
-            await self._all("SELECT name, document FROM role_policy WHERE account = ? AND role_name = ?", *owner),
-            await self._all("SELECT tag_key, tag_value FROM role_tag WHERE account = ? AND role_name = ?", *owner),
-        )
-
-    async def roles(self) -> Sequence[Role]:
-        found = await self._all(
-            "SELECT account, name, role_id, arn, trust_policy, max_session_seconds, created_at FROM role "
-            "ORDER BY account, name"
-        )
-        return [await self._role(row) for row in found]
 
     # --- objects in the token -----------------------------------------------------------------------
 

@@ -57,6 +57,11 @@ WRAPPED_COLUMNS = "wrapped_material.domain_key_id, binding_key, mechanism, conte
 IMPORTED_COLUMNS = "material_id, algorithm, fingerprint, imported_at, state, description, valid_to, rotated_at"
 
 
+def prefixed(table: str, columns: str) -> str:
+    """Return a list of columns with the name of their table before each."""
+    return ", ".join(f"{table}.{column.strip()}" for column in columns.split(","))
+
+
 def micros(instant: datetime | None) -> int | None:
     """Convert to microseconds since 1970, exactly."""
     return None if instant is None else (instant - EPOCH) // timedelta(microseconds=1)
@@ -216,21 +221,21 @@ def grant_values(new: Grant) -> tuple[Any, ...]:
     )
 
 
-def user(row: Row, policies: Iterable[Row], tags: Iterable[Row]) -> User:
-    """Convert rows (account, name, user_id, arn, created_at), (name, document)…, (tag_key, tag_value)…"""
+def user(row: Row) -> User:
+    """Convert a row (account, name, user_id, arn, created_at, policies, tags)."""
     return User(
         account=row[0],
         name=row[1],
         user_id=row[2],
         arn=row[3],
         created_at=instant(row[4]),
-        policies=dict(policies),
-        tags=dict(tags),
+        policies=_texts(row[5]),
+        tags=_texts(row[6]),
     )
 
 
-def role(row: Row, policies: Iterable[Row], tags: Iterable[Row]) -> Role:
-    """Convert a row (account, name, role_id, arn, trust_policy, max_session_seconds, created_at), then as `user`."""
+def role(row: Row) -> Role:
+    """Convert a row (account, name, role_id, arn, trust_policy, max_session_seconds, created_at, policies, tags)."""
     return Role(
         account=row[0],
         name=row[1],
@@ -239,13 +244,18 @@ def role(row: Row, policies: Iterable[Row], tags: Iterable[Row]) -> Role:
         trust_policy=row[4],
         max_session_seconds=row[5],
         created_at=instant(row[6]),
-        policies=dict(policies),
-        tags=dict(tags),
+        policies=_texts(row[7]),
+        tags=_texts(row[8]),
     )
 
 
+def _texts(found: str | None) -> dict[str, str]:
+    """Convert a JSON object of texts; NULL stands for an empty one."""
+    return {} if found is None else dict(sorted(json.loads(found).items()))
+
+
 def access_key(row: Row, owner: User) -> AccessKey:
-    """Convert a row (access_key_id, sealed_secret, status, created_at)."""
+    """Convert a row (access_key_id, sealed_secret, status, created_at, …)."""
     return AccessKey(
         access_key_id=row[0],
         user=owner,

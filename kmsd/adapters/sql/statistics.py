@@ -11,6 +11,10 @@ from kmsd.adapters.sql.reader import DUE
 from kmsd.adapters.sql.row_mapping import Row
 from kmsd.domain.trusted_time import ClockSample
 
+MAX_COUNTED = 100_000
+"""Materials under missing domain keys up to which the keys that need them are counted one by one."""
+_LOST = """SELECT CAST(coalesce(sum(materials), 0) AS BIGINT)
+    FROM domain_key JOIN domain_key_count USING (domain_key_id) WHERE missing = 1"""
 KEYS = "SELECT state, keys FROM key_state_count"
 DIFFERENT = (
     # Deleted, for clients.
@@ -24,16 +28,21 @@ DIFFERENT = (
     WHERE status = 'missing' AND status NOT IN ('ready', 'destroyed') AND current_material = object_id
     AND key.state = 'Enabled' AND (key.valid_to IS NULL OR key.valid_to > ?1)
     GROUP BY key.state""",
-    """SELECT key.state, 'Unavailable', count(*)
+    f"""SELECT key.state, 'Unavailable', count(*)
     FROM domain_key CROSS JOIN wrapped_material USING (domain_key_id) CROSS JOIN material USING (material_id)
     CROSS JOIN key USING (key_id) CROSS JOIN token_object ON object_id = material_id
     WHERE missing = 1 AND status <> 'missing' AND current_material = material_id
     AND key.state = 'Enabled' AND (key.valid_to IS NULL OR key.valid_to > ?1)
+    AND ({_LOST}) BETWEEN 1 AND {MAX_COUNTED}
     GROUP BY key.state""",
+    # Too many to be counted at each scrape: the number of materials, at most that of the keys that are left.
+    f"""SELECT state, 'Unavailable', ({_LOST})
+    FROM key_state_count WHERE state = 'Enabled' AND CAST(?1 AS BIGINT) > 0 AND ({_LOST}) > {MAX_COUNTED}""",
 )
 """Stored state, shown state and number of keys whose stored state is not what `Key.state_at` and `Key.exists_at` say.
 
-`?1` is the instant. Each starts at an index of the few: CROSS JOIN keeps SQLite from starting at the keys.
+`?1` is the instant. Each starts at an index of the few: CROSS JOIN keeps SQLite from starting at the keys, and
+PostgreSQL has its own means (`kmsd.adapters.postgres.statistics`).
 """
 OBJECTS = "SELECT token, status, count(*) FROM token_object WHERE custody = 'object' GROUP BY token, status"
 WRAPPED = "SELECT state, sum(materials) FROM domain_key JOIN domain_key_count USING (domain_key_id) GROUP BY state"
@@ -80,7 +89,8 @@ def by_state(stored: Iterable[Row], different: Iterable[Row]) -> dict[str, int]:
     """Return the number of keys by the state that clients see, of rows of `KEYS` and `DIFFERENT`; those that occur."""
     counts: Counter[str] = Counter(dict(stored))
     for state, shown, number in different:
-        counts[state] -= number
+        moved = min(number, counts[state])
+        counts[state] -= moved
         if shown is not None:
-            counts[shown] += number
+            counts[shown] += moved
     return {state: number for state, number in counts.items() if number}

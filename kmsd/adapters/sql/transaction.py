@@ -7,138 +7,23 @@ from datetime import datetime
 
 from kmsd.adapters.sql import row_mapping
 from kmsd.adapters.sql.domain_keys import DomainKeyStatements
+from kmsd.adapters.sql.identities import IdentityStatements
 from kmsd.adapters.sql.key_usage import KeyUsageStatements
 from kmsd.adapters.sql.log_groups import LogGroupStatements
 from kmsd.adapters.sql.nodes import NodeStatements
 from kmsd.adapters.sql.reader import SqlReader
 from kmsd.domain.alias import Alias
 from kmsd.domain.grant import Grant
-from kmsd.domain.identity import AccessKey, AccessKeyStatus, Role, User
 from kmsd.domain.key import Key
 from kmsd.domain.key_import import ImportedMaterial, WrappingKey
 from kmsd.domain.material import Material, MaterialStatus
 from kmsd.ports import AUDIT, ServiceKey, StoreConflict, TokenObject
 
 
-class SqlTransaction(SqlReader, LogGroupStatements, KeyUsageStatements, DomainKeyStatements, NodeStatements):
+class SqlTransaction(
+    SqlReader, LogGroupStatements, KeyUsageStatements, DomainKeyStatements, NodeStatements, IdentityStatements
+):
     """Implements `kmsd.ports.Transaction`. The store begins and ends it."""
-
-    # --- identities ---------------------------------------------------------------------------------
-
-    async def insert_account(self, account: str, now: datetime) -> None:
-        await self._run(
-            "INSERT INTO account (account, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            account,
-            row_mapping.micros(now),
-        )
-
-    async def insert_user(self, user: User) -> None:
-        await self._insert(
-            '"user"',
-            "account, name, user_id, arn, created_at",
-            (user.account, user.name, user.user_id, user.arn, row_mapping.micros(user.created_at)),
-        )
-        await self.put_user_policies(user.account, user.name, user.policies)
-        await self.put_user_tags(user.account, user.name, user.tags)
-
-    async def put_user_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
-        await self._run("DELETE FROM user_policy WHERE account = ? AND user_name = ?", account, name)
-        for policy, document in policies.items():
-            await self._insert("user_policy", "account, user_name, name, document", (account, name, policy, document))
-
-    async def put_user_tags(self, account: str, name: str, tags: Mapping[str, str]) -> None:
-        await self._run("DELETE FROM user_tag WHERE account = ? AND user_name = ?", account, name)
-        for tag_key, tag_value in tags.items():
-            await self._insert(
-                "user_tag", "account, user_name, tag_key, tag_value", (account, name, tag_key, tag_value)
-            )
-
-    async def insert_role(self, role: Role) -> None:
-        await self._insert(
-            "role",
-            "account, name, role_id, arn, trust_policy, max_session_seconds, created_at",
-            (
-                role.account,
-                role.name,
-                role.role_id,
-                role.arn,
-                role.trust_policy,
-                role.max_session_seconds,
-                row_mapping.micros(role.created_at),
-            ),
-        )
-        await self.put_role_policies(role.account, role.name, role.policies)
-        await self.put_role_tags(role.account, role.name, role.tags)
-
-    async def put_role_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
-        await self._run("DELETE FROM role_policy WHERE account = ? AND role_name = ?", account, name)
-        for policy, document in policies.items():
-            await self._insert("role_policy", "account, role_name, name, document", (account, name, policy, document))
-
-    async def put_role_tags(self, account: str, name: str, tags: Mapping[str, str]) -> None:
-        await self._run("DELETE FROM role_tag WHERE account = ? AND role_name = ?", account, name)
-        for tag_key, tag_value in tags.items():
-            await self._insert(
-                "role_tag", "account, role_name, tag_key, tag_value", (account, name, tag_key, tag_value)
-            )
-
-    async def set_role_session_seconds(self, account: str, name: str, seconds: int) -> None:
-        await self._swap(
-            f"role {name}",
-            "UPDATE role SET max_session_seconds = ? WHERE account = ? AND name = ?",
-            seconds,
-            account,
-            name,
-        )
-
-    async def put_trust_policy(self, account: str, name: str, trust_policy: str) -> None:
-        await self._swap(
-            f"role {name}",
-            "UPDATE role SET trust_policy = ? WHERE account = ? AND name = ?",
-            trust_policy,
-            account,
-            name,
-        )
-
-    async def delete_role(self, account: str, name: str) -> None:
-        await self._swap(f"role {name}", "DELETE FROM role WHERE account = ? AND name = ?", account, name)
-
-    async def delete_user(self, account: str, name: str) -> None:
-        await self._swap(f"user {name}", 'DELETE FROM "user" WHERE account = ? AND name = ?', account, name)
-
-    async def insert_access_key(self, access_key: AccessKey) -> None:
-        await self._insert(
-            "access_key",
-            "access_key_id, account, user_name, sealed_secret, status, created_at",
-            (
-                access_key.access_key_id,
-                access_key.user.account,
-                access_key.user.name,
-                access_key.sealed_secret,
-                access_key.status.value,
-                row_mapping.micros(access_key.created_at),
-            ),
-        )
-
-    async def set_access_key_status(self, access_key_id: str, status: AccessKeyStatus) -> None:
-        await self._swap(
-            f"access key {access_key_id}",
-            "UPDATE access_key SET status = ? WHERE access_key_id = ?",
-            status.value,
-            access_key_id,
-        )
-
-    async def replace_sealed_secret(self, old: AccessKey, sealed: bytes) -> None:
-        await self._swap(
-            f"access key {old.access_key_id}",
-            "UPDATE access_key SET sealed_secret = ? WHERE access_key_id = ? AND sealed_secret = ?",
-            sealed,
-            old.access_key_id,
-            old.sealed_secret,
-        )
-
-    async def delete_access_key(self, access_key_id: str) -> None:
-        await self._swap(f"access key {access_key_id}", "DELETE FROM access_key WHERE access_key_id = ?", access_key_id)
 
     # --- objects in the token -----------------------------------------------------------------------
 

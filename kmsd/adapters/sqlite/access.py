@@ -19,6 +19,7 @@ class SqliteAccess(SqlAccess):
     """Runs statements on the calling thread. They take microseconds."""
 
     _clock = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+    _json_object = "json_group_object"
 
     def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks) -> None:
         super().__init__()

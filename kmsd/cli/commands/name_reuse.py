@@ -11,34 +11,37 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 
 from kmsd.authz import policy_document
-from kmsd.cli.commands.check_policies import all_keys
 from kmsd.domain.policy import PolicyKind
 from kmsd.errors import MalformedPolicyDocumentException
 from kmsd.ports import Reader
 
 MAX_LISTED = 10
+_PAGE = 10_000
+"""Keys whose policies are read together."""
 
 
-async def warn_of_references(reader: Reader, arn: str, account: str, now: datetime) -> None:
-    """Print a line on standard error for each grant to `arn` and each key whose policy names it, up to a bound."""
-    found = [line async for line in _naming(reader, arn, account, now)]
-    for line in found[:MAX_LISTED]:
+async def warn_of_references(reader: Reader, arn: str, now: datetime) -> None:
+    """Print a line on standard error for each grant to `arn` and each key policy that names it, up to a bound."""
+    listed = 0
+    async for line in _naming(reader, arn, now):
+        if listed == MAX_LISTED:
+            print("kmsd: note: and more", file=sys.stderr)
+            break
         print(f"kmsd: note: {line}", file=sys.stderr)
-    if len(found) > MAX_LISTED:
-        print(f"kmsd: note: and {len(found) - MAX_LISTED} more", file=sys.stderr)
+        listed += 1
 
 
-async def _naming(reader: Reader, arn: str, account: str, now: datetime) -> AsyncIterator[str]:
-    accounts = {account, *(one.account for one in await reader.users())}
-    known: dict[str, bool] = {}
-    async for key in all_keys(reader, accounts, now):
-        for grant in await reader.grants_to(key.key_id, [arn]):
-            yield f"grant {grant.grant_id} on {key.arn} is for {arn} already"
-        names = known.get(key.policy)
-        if names is None:
-            names = known[key.policy] = _names(key.policy, arn)
-        if names:
-            yield f"the policy of {key.arn} names {arn} already"
+async def _naming(reader: Reader, arn: str, now: datetime) -> AsyncIterator[str]:
+    for grant in await reader.grants_for(arn, MAX_LISTED + 1, now):
+        key = await reader.key(grant.key_id)
+        yield f"grant {grant.grant_id} on {grant.key_id if key is None else key.arn} is for {arn} already"
+    last, found = await reader.policies_after("", _PAGE, now)
+    while last:
+        for one in found:
+            if _names(one.policy, arn):
+                more = f" and {one.keys - 1} more with it" if one.keys > 1 else ""
+                yield f"the policy of {one.first_arn}{more} names {arn} already"
+        last, found = await reader.policies_after(last, _PAGE, now)
 
 
 def _names(policy: str, arn: str) -> bool:

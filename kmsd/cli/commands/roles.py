@@ -87,7 +87,7 @@ async def create_role(config: Config, options: argparse.Namespace) -> int:
             raise ExistsAlready(f"there is a role {role.name} in account {role.account} already")
         await provisioning.create_role(components.store, role, now)
         act.elements = {"role": {"roleName": role.name, "roleId": role.role_id, "arn": role.arn}}
-        await warn_of_references(await components.store.read(), role.arn, role.account, now)
+        await warn_of_references(await components.store.read(), role.arn, now)
     print(role.arn)
     return 0
 

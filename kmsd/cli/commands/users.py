@@ -141,7 +141,7 @@ async def create_user(config: Config, options: argparse.Namespace) -> int:
         await provisioning.create_user(components.store, user, now)
         access_key = await provisioning.create_access_key(components.store, components.token, user, now)
         act.elements = access_key_elements(access_key)
-        await warn_of_references(await components.store.read(), user.arn, account, now)
+        await warn_of_references(await components.store.read(), user.arn, now)
     hand_over(access_key, config, options)
     return 0
 

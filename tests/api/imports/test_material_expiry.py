@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.clients import code_of
+from tests.support.dated_keys import clock_of_other_node
 from tests.support.harness import Harness
 from tests.support.key_import import (
     FOREVER,
@@ -151,6 +152,23 @@ def test_pending_material_expires(harness: Harness, kms: Any, *, job_runs: bool)
     assert "ValidTo" in kms.describe_key(KeyId=key_id)["KeyMetadata"]
     pass_hours(harness, 1, job_runs=job_runs)
     assert state_of(kms, key_id) == "PendingImport"
+
+
+def test_pending_material_stays_until_all_nodes_agree(harness: Harness, kms: Any) -> None:
+    """While the clock of another node says that it has not expired, other material does not take its place."""
+    key_id = imported_key(kms, os.urandom(32))
+    before = imported_ids(harness)
+    pending = add_material(kms, key_id, os.urandom(32), **until(harness, 1))
+    harness.clock.advance(hours=2)
+    harness.run(harness.scheduler._acquire())
+    with clock_of_other_node(harness, minutes=70):
+        refusal = code_of(add_material, kms, key_id, os.urandom(32), **until(harness, 1))
+    assert refusal == "ThrottlingException"
+    assert materials_of(kms, key_id)[1][0] == pending
+    assert len(imported_ids(harness) - before) == 1
+    with clock_of_other_node(harness, minutes=50):
+        other = add_material(kms, key_id, os.urandom(32), **until(harness, 1))
+    assert materials_of(kms, key_id)[1][0] == other
 
 
 def test_each_destruction_is_recorded(harness: Harness, kms: Any) -> None:

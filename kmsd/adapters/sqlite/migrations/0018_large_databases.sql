@@ -1,0 +1,1 @@
+-- Nothing: indexes of the PostgreSQL database. One schema version has one meaning in both.
