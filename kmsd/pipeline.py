@@ -135,6 +135,8 @@ class Pipeline(msgspec.Struct, frozen=True):
             raise DryRunOperationException("The request would have succeeded, but the DryRun option is set.")
         if cohorts.in_flight >= MIN_COHORT and not operation.writes:
             await pause()
+        if isinstance(call, WriteCall):
+            call.transaction.finish()
         record = audit.record_of_call(operation, request, call, Outcome(response))
         call.is_recorded = True
         try:

@@ -134,7 +134,7 @@ class WrappedMaterial(msgspec.Struct, frozen=True):
         """Return the text of the MAC: everything but the MAC, each part with its length."""
         identity = self.identity
         parts = (
-            UUID(identity.key_id).bytes,
+            bytes.fromhex(identity.key_id.replace("-", "")),
             identity.material_id,
             identity.spec.encode(),
             identity.usage.encode(),

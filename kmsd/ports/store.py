@@ -193,6 +193,14 @@ class Transaction(Reader, IdentityWriter, DomainKeyWriter, NodeWriter, Protocol)
     adapter whose database does not lock on reading (READ COMMITTED) first locks the single writer's row.
     """
 
+    def finish(self) -> None:
+        """Declare that the block runs no more statements, and only waits: for its record.
+
+        The store may then run another transaction, which sees these changes, and commit both together. If the block
+        raises afterwards, both are rolled back. Raises `StoreUnavailable` if this one cannot be committed any more.
+        """
+        ...
+
     async def insert_token_object(self, token_object: TokenObject) -> None:
         """Insert the row of a token object: the intent. Raises `StoreConflict` if the id is known."""
         ...

@@ -201,7 +201,7 @@ async def test_a_refusal_of_once_takes_no_protection_away(
 ) -> None:
     """A key that the token refused to unwrap once is not used without the attributes that it takes."""
     domain_key = rows_of(make_domain_keys(shim_place, 1))[0]
-    async with shim_place.open() as token:
+    async with shim_place.open(inline="never") as token:
         material = await make(token, domain_key)
         token.invalidate(material.material_id)
         shim.fail(Function.UNWRAP_KEY, rv, times=1, unworked=unworked)
@@ -211,6 +211,23 @@ async def test_a_refusal_of_once_takes_no_protection_away(
         shown = await token.attributes(material)
         assert shown["CKA_COPYABLE"] is False
         await make(token, domain_key)
+
+
+async def test_the_event_loop_makes_a_failed_call_again_on_a_thread(shim_place: TokenPlace, shim: Shim) -> None:
+    """Generation and the first use of a key too: a token that fails once is not noticed."""
+    domain_key = rows_of(make_domain_keys(shim_place, 1))[0]
+    async with shim_place.open(inline="always") as token:
+        material = await make(token, domain_key)
+        sealed = await token.encrypt(material, XAES, b"text", b"aad")
+        for function in (Function.UNWRAP_KEY, Function.DERIVE_KEY):
+            token.invalidate(material.material_id)
+            shim.fail(function, Ckr.GENERAL_ERROR, times=1)
+            assert await token.decrypt(material, XAES, sealed, b"aad") == b"text"
+            shim.reset()
+        shim.fail(Function.GENERATE_KEY, Ckr.GENERAL_ERROR, times=1)
+        again = await make(token, domain_key)
+        shim.reset()
+        assert len(await token.encrypt(again, XAES, b"text", b"aad")) > len(b"text")
 
 
 # --- rewrapping -------------------------------------------------------------------------------------

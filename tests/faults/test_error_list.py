@@ -14,6 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kmsd import services
+from kmsd.adapters.sqlite.shared_commit import BUSY_SECONDS
 from kmsd.jobs import reconcile
 from kmsd.operations.declaration import Kind
 from kmsd.operations.description import errors_of
@@ -124,7 +125,7 @@ class Scene:
 def locked(harness: Harness) -> Iterator[None]:
     """Another process writes, and does not come to an end."""
     store: Any = harness.components.store
-    store._writing.execute("PRAGMA busy_timeout = 20")
+    store._commits.busy_seconds = 0.02
     other = sqlite3.connect(harness.config.database, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
@@ -132,7 +133,7 @@ def locked(harness: Harness) -> Iterator[None]:
     finally:
         other.execute("ROLLBACK")
         other.close()
-        store._writing.execute("PRAGMA busy_timeout = 5000")
+        store._commits.busy_seconds = BUSY_SECONDS
 
 
 @contextmanager

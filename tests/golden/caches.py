@@ -144,6 +144,27 @@ GROUPS = (
                 "contract/test_wrapped_material.py::test_held_keys_end",
             ),
             Cache(
+                "adapters/pkcs11/wrapped_templates:packed_to_use",
+                "kind of key",
+                "the template of its unwrapped keys, as bytes for the module",
+                "two for each kind of key",
+                "never: it follows from its key alone",
+            ),
+            Cache(
+                "adapters/pkcs11/wrapped_templates:_demands",
+                "kind of key",
+                "what an unwrapped key must show, and the last attributes that were found right",
+                "one for each kind of key",
+                "never: it follows from its key alone",
+            ),
+            Cache(
+                "adapters/pkcs11/wrapping:_secret_template",
+                "kind of key",
+                "the template of a secret that is generated to be wrapped, as bytes for the module",
+                "one for each kind of key",
+                "never: it follows from its key alone",
+            ),
+            Cache(
                 "adapters/pkcs11/wrap_calls:WrapCalls._tested",
                 "domain key id",
                 "kinds of keys that the token wraps under it",

@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from ctypes import Structure
 
-    from kmsd.adapters.pkcs11.cryptoki_types import Value, WrapMechanism
+    from kmsd.adapters.pkcs11.cryptoki_types import Template, Value, WrapMechanism
     from kmsd.adapters.pkcs11.gcm_scratch import Scratch
 
 _CKF_OS_LOCKING_OK = 0x2
 _CKU_USER = 1
 _PARTIAL = (Ckr.OK, Ckr.ATTRIBUTE_SENSITIVE, Ckr.ATTRIBUTE_TYPE_INVALID, Ckr.BUFFER_TOO_SMALL)
-_ROOM = 257
+_ROOM = 264
 """Bytes of the first buffer for each attribute, if all are short."""
 _LONG_ROOM = 4096
 """The same if one may be long. It must be enough: NSS writes a session object's attribute without regard to the length
@@ -168,16 +168,17 @@ class RawModule:
         """Return the attributes that the object has and reveals, as bytes. Others are left out."""
         wanted = list(kinds)
         size = _ROOM if _MAY_BE_LONG.isdisjoint(wanted) else _LONG_ROOM
-        array, buffers = room(wanted, size)
+        array, buffer = room(wanted, size)
         # C_GetAttributeValue processes the whole template. It returns one of these codes if it could not return some
         # attribute, whose length then is CK_UNAVAILABLE_INFORMATION (PKCS#11 v2.40 section 5.7).
         rv = self._get_attribute_value(session, handle, array, len(array))
         if rv not in _PARTIAL:
             raise CkrError(rv, "C_GetAttributeValue")
         values: dict[int, bytes] = {}
-        for attribute, buffer in zip(array, buffers, strict=True):
-            if attribute.ulValueLen < size:
-                values[attribute.type] = buffer.raw[: attribute.ulValueLen]
+        shown = buffer.raw
+        for index, attribute in enumerate(array):
+            if (length := attribute.ulValueLen) < size:
+                values[attribute.type] = shown[index * size : index * size + length]
             elif rv:
                 # Too long for the buffer, or the token stopped at the first attribute that it could not return.
                 values.update(self._attribute_alone(session, handle, attribute.type))
@@ -191,9 +192,9 @@ class RawModule:
             raise CkrError(rv, "C_GetAttributeValue")
         if rv or length == UNAVAILABLE:
             return {}
-        array, buffers = room([kind], length)
+        array, buffer = room([kind], length)
         _check(self._get_attribute_value(session, handle, array, 1), "C_GetAttributeValue")
-        return {kind: buffers[0].raw[:length]}
+        return {kind: buffer.raw}
 
     def touch(self, session: int, handle: int) -> None:
         """Read CKA_CLASS, which every object has: the cheapest proof that the object exists."""
@@ -215,16 +216,14 @@ class RawModule:
         self._do("C_CopyObject", session, handle, array, len(array), byref(copied))
         return self._made(copied)
 
-    def generate(self, session: int, mechanism: int, template: Mapping[int, Value]) -> int:
+    def generate(self, session: int, mechanism: int, template: Template) -> int:
         """Call C_GenerateKey with a mechanism without parameter."""
         array, _alive = pack(template)
         handle = c_ulong(0)
         self._do("C_GenerateKey", session, byref(CkMechanism(mechanism, None, 0)), array, len(array), byref(handle))
         return self._made(handle)
 
-    def generate_pair(
-        self, session: int, mechanism: int, public: Mapping[int, Value], private: Mapping[int, Value]
-    ) -> tuple[int, int]:
+    def generate_pair(self, session: int, mechanism: int, public: Template, private: Template) -> tuple[int, int]:
         """Call C_GenerateKeyPair with a mechanism without parameter. Return the private and the public handle."""
         public_array, _alive = pack(public)
         private_array, _alive_too = pack(private)
@@ -240,14 +239,12 @@ class RawModule:
 
     # --- cryptography -------------------------------------------------------------------------------
 
-    def derive_by_ecb(self, session: int, base: int, data: bytes, template: Mapping[int, Value]) -> int:
+    def derive_by_ecb(self, session: int, base: int, data: bytes, template: Template) -> int:
         """Call C_DeriveKey with CKM_AES_ECB_ENCRYPT_DATA: the new object's value is AES-ECB of `data` under `base`."""
         parameter = CkDerivationData(data, len(data))
         return self.derive(session, base, int(Mechanism.AES_ECB_ENCRYPT_DATA), parameter, template)
 
-    def derive(
-        self, session: int, base: int, mechanism: int, parameter: Structure, template: Mapping[int, Value]
-    ) -> int:
+    def derive(self, session: int, base: int, mechanism: int, parameter: Structure, template: Template) -> int:
         """Call C_DeriveKey. Return the handle of the derived object."""
         array, _alive = pack(template)
         handle = c_ulong(0)
@@ -269,9 +266,7 @@ class RawModule:
         self._do("C_WrapKey", session, byref(mechanism), wrapping, key, None, byref(length))
         return length.value
 
-    def unwrap(
-        self, session: int, way: WrapMechanism, wrapping: int, blob: bytes, template: Mapping[int, Value]
-    ) -> int:
+    def unwrap(self, session: int, way: WrapMechanism, wrapping: int, blob: bytes, template: Template) -> int:
         """Call C_UnwrapKey: create an object from a value wrapped under `wrapping`. The value stays in the token."""
         mechanism, _alive = mechanism_of(way)
         array, _alive_too = pack(template)

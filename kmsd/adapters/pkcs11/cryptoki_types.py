@@ -204,11 +204,23 @@ def buffer_of(size: int) -> ctypes.Array[c_char]:
     return _bytes(size)()
 
 
-def pack(template: Mapping[int, Value]) -> tuple[ctypes.Array[CkAttribute], list[Any]]:
+class Packed(NamedTuple):
+    """Template that was packed once, for calls that many threads make: a module only reads it."""
+
+    array: ctypes.Array[CkAttribute]
+    alive: list[Any]
+
+
+Template = Mapping[int, Value] | Packed
+
+
+def pack(template: Template) -> Packed:
     """Return a CK_ATTRIBUTE array, and the buffers that must stay alive while it is used.
 
     Raises `TypeError` for a value that has none of the types of `Value`.
     """
+    if isinstance(template, Packed):
+        return template
     array = _attributes(len(template))()
     alive: list[Any] = []
     for index, (kind, value) in enumerate(template.items()):
@@ -217,7 +229,7 @@ def pack(template: Mapping[int, Value]) -> tuple[ctypes.Array[CkAttribute], list
         array[index].type = kind
         array[index].pValue = ctypes.addressof(buffer) if buffer is not None else None
         array[index].ulValueLen = sizeof(buffer) if buffer is not None else 0
-    return array, alive
+    return Packed(array, alive)
 
 
 def _buffer(value: Value, alive: list[Any]) -> ctypes.Array[Any] | None:
@@ -242,14 +254,18 @@ def _packed(value: Value) -> bytes:
     raise TypeError(f"a template takes bool, int, bytes, a tuple of int or a template, not {type(value).__name__}")
 
 
-def room(kinds: Sequence[int], size: int) -> tuple[ctypes.Array[CkAttribute], list[Any]]:
-    """Return an array that requests these attributes, each with a buffer of `size` bytes (none if 0)."""
-    array = _attributes(len(kinds))()
-    buffers = [buffer_of(size) if size else None for _ in kinds]
-    for index, (kind, buffer) in enumerate(zip(kinds, buffers, strict=True)):
-        array[index].type, array[index].ulValueLen = kind, size
-        array[index].pValue = ctypes.addressof(buffer) if buffer is not None else None
-    return array, buffers
+def room(kinds: Sequence[int], size: int) -> tuple[ctypes.Array[CkAttribute], ctypes.Array[c_char]]:
+    """Return an array that requests these attributes, each with `size` bytes (none if 0), and the buffer of them all.
+
+    `size` is a multiple of 8: modules write numbers where the room of an attribute begins.
+    """
+    array, buffer = _attributes(len(kinds))(), buffer_of(size * len(kinds))
+    start = ctypes.addressof(buffer)
+    for index, kind in enumerate(kinds):
+        attribute = array[index]
+        attribute.type, attribute.ulValueLen = kind, size
+        attribute.pValue = start + index * size if size else None
+    return array, buffer
 
 
 class WrapMechanism(NamedTuple):

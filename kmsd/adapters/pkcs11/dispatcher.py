@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from kmsd.adapters.pkcs11.deadline_pool import DeadlineThreadPool
-from kmsd.adapters.pkcs11.inline_policy import InlinePolicy, Kind, Pace
+from kmsd.adapters.pkcs11.inline_policy import GENERATION, InlinePolicy, Kind, Pace, first
 from kmsd.adapters.pkcs11.return_codes import CkrError, ErrorClass
 from kmsd.domain.material import Algorithm
 from kmsd.ports.counters import CallCounter
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.login import Login
     from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.settings import TokenSettings
+    from kmsd.domain.domain_key import DomainKey
     from kmsd.domain.material import KeyReference
 
 log = structlog.get_logger(__name__)
@@ -70,10 +71,13 @@ class CallDispatcher:
         try:
             if login is None or login.connection.retired:
                 login = self._link.require()
+            is_ready = key is None or (login.keys.is_known(key) if not is_xaes else login.derived.has(key, prefix))
+            if not is_ready:
+                pace, held = first(pace), key if isinstance(key, bytes) else None
             if (
                 size > _INLINE_LIMIT
                 or pace not in policy.inline
-                or not (key is None or (login.keys.is_known(key) if not is_xaes else login.derived.has(key, prefix)))
+                or not (is_ready or login.within_reach(key))
                 or (held is not None and not self._link.locks.try_acquire(held))
             ):
                 return await self._in_thread(kind, key, call)
@@ -91,7 +95,7 @@ class CallDispatcher:
             counter.observe(perf_counter() - start)
         return result
 
-    def _inline(self, login: Login, held: bytes | None, call: Callable[[Login, Session], bytes]) -> bytes:
+    def _inline(self, login: Login, held: bytes | None, call: Callable[[Login, Session], T]) -> T:
         """Make a call on the event loop with a session of its own, then release the object's lock."""
         connection = login.connection
         try:
@@ -134,6 +138,29 @@ class CallDispatcher:
 
         work = partial(self._link.perform, key, run, opening=kind in _OPENING)
         return await self.workers.run(work, deadline=self._settings.deadline)
+
+    async def generation(self, domain_key: DomainKey, call: Callable[[Login, Session], T]) -> T:
+        """Make a call that generates a secret under a domain key, and leaves nothing in the token if it fails."""
+        login, policy = self._link.require(), self.inline_policy
+        if GENERATION in policy.inline and login.wrapped.is_open(domain_key.domain_key_id, domain_key.binding_key):
+            start = perf_counter()
+            try:
+                result = self._inline(login, None, call)
+            except CkrError as error:
+                log.info("token_call_retried", kind=GENERATION, reason=str(error), retry=True)
+            else:
+                seconds = perf_counter() - start
+                if seconds >= policy.slow_seconds or GENERATION in policy.watched:
+                    policy.record(GENERATION, seconds)
+                counter = self.counters.get(GENERATION) or self._counter(GENERATION)
+                counter.calls += 1
+                counter.observe(seconds)
+                return result
+
+        def run(login: Login) -> T:
+            return login.connection.run(partial(call, login))
+
+        return await self.on_thread(GENERATION, domain_key.domain_key_id, run)
 
     async def on_thread(
         self, name: str, key: KeyReference | None, call: Callable[[Login], T], *, deadline: float | None = None

@@ -16,6 +16,14 @@ Kind = Literal["random", "seal", "open", "sign", "mac", "decrypt_rsa", "agree", 
 Pace = str
 """Kind, or the algorithm of calls whose time depends on it."""
 Mode = Literal["auto", "never", "always"]
+GENERATION = "generate_wrapped"
+"""Generation of a secret under a domain key. It runs where encryption runs."""
+_FIRST = "first_"
+
+
+def first(kind: Pace) -> Pace:
+    """Return the kind of a call that also unwraps or derives its key."""
+    return _FIRST + kind
 
 
 class _EveryKind:
@@ -33,12 +41,16 @@ class InlinePolicy:
     moves to threads until the next start: when `_SLOW_CALLS` of `_WINDOW` calls took `_SLOW_TIMES` the limit. With cold
     caches a call takes three times as long as measured, and a busy machine interrupts one call in fifty for
     milliseconds: neither reaches that threshold. A slow call begins a window; without one nothing is counted.
+
+    A call that also unwraps, derives or generates a key makes a few more calls of the same pace into the module. Its
+    kind has a name of its own, and begins where the kind without them is. It is slow at `_MORE_CALLS` times the limit.
     """
 
     __slots__ = ("_below", "_mode", "_seconds", "inline", "slow_seconds", "watched")
     _WINDOW = 16
     _SLOW_CALLS = 12
     _SLOW_TIMES = 5
+    _MORE_CALLS = 4
 
     def __init__(self, mode: Mode, below: float) -> None:
         self._mode = mode
@@ -54,7 +66,8 @@ class InlinePolicy:
     def record(self, kind: Pace, seconds: float) -> None:
         """Record a call on the event loop that was slow, or of a kind that is watched for that."""
         calls, slow = self.watched.pop(kind, (0, 0))
-        calls, slow = calls + 1, slow + (seconds >= self.slow_seconds)
+        limit = self.slow_seconds * (self._MORE_CALLS if kind == GENERATION or kind.startswith(_FIRST) else 1)
+        calls, slow = calls + 1, slow + (seconds >= limit)
         if slow >= self._SLOW_CALLS and isinstance(self.inline, set) and kind in self.inline:
             self.inline.discard(kind)
             log.warning("token_slow", kind=kind, seconds=seconds, consequence="calls run on threads")
@@ -70,7 +83,7 @@ class InlinePolicy:
             best = min(best, perf_counter() - start)
         self._seconds[kind] = best
         if self._mode == "auto" and isinstance(self.inline, set) and best < self._below:
-            self.inline.add(kind)
+            self.inline |= {kind, first(kind), *((GENERATION,) if kind == "seal" else ())}
 
     def snapshot(self) -> dict[str, float]:
         """Return the seconds that a call of each kind took when it was measured."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from kmsd.adapters.pkcs11.module import Module
     from kmsd.adapters.pkcs11.settings import TokenSettings
+    from kmsd.domain.material import KeyReference
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +91,15 @@ class Login(msgspec.Struct):
         self.sealing.seal(session, sentinel, algorithm, b"", b"sentinel")
         self.derived.invalidate(sentinel)
         self.derived.destroy_retired()
+
+    def within_reach(self, key: KeyReference | None) -> bool:
+        """True if a key that is not ready is unwrapped or derived without a search in the token."""
+        if key is None:
+            return True
+        if isinstance(key, bytes):
+            entry = self.objects.known(key)
+            return entry is not None and entry.handle != 0
+        return self.keys.is_known(key) or self.wrapped.is_open(key.domain_key_id, key.binding_key)
 
     def transport_key(self) -> Transport:
         """Return the RSA pair under which another token wraps key material for this login. Raises `CkrError`."""

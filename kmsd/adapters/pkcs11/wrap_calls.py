@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from kmsd.adapters.pkcs11.inline_policy import GENERATION
 from kmsd.adapters.pkcs11.wrap_self_tests import WrappableKinds, test_wrapping
 from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.material import OwnUsage
@@ -84,10 +86,16 @@ class WrapCalls(msgspec.Struct):
     async def generate(self, identity: MaterialIdentity, domain_key: DomainKey) -> WrappedMaterial:
         method = await self._method(identity, domain_key)
 
-        def make(login: Login) -> WrappedMaterial:
-            return login.connection.run(lambda session: login.wrapping.generate(session, identity, domain_key, method))
+        def make(login: Login, session: Session) -> WrappedMaterial:
+            return login.wrapping.generate(session, identity, domain_key, method)
 
-        return await self.calls.on_thread("generate_wrapped", domain_key.domain_key_id, make)
+        if not identity.spec.is_asymmetric:
+            return await self.calls.generation(domain_key, make)
+
+        def make_pair(login: Login) -> WrappedMaterial:
+            return login.connection.run(partial(make, login))
+
+        return await self.calls.on_thread(GENERATION, domain_key.domain_key_id, make_pair)
 
     async def import_material(
         self, wrapped: Wrapped, mark: bytes, expected: bytes, *, identity: MaterialIdentity, domain_key: DomainKey

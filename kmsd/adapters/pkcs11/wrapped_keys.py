@@ -28,7 +28,7 @@ from kmsd.adapters.pkcs11.domain_key_proof import prove_enforcement
 from kmsd.adapters.pkcs11.handle_cache import Entry
 from kmsd.adapters.pkcs11.held_objects import HeldObject, HeldObjects
 from kmsd.adapters.pkcs11.return_codes import REFUSALS, Ckr, CkrError, ErrorClass
-from kmsd.adapters.pkcs11.wrapped_templates import mismatches, profile_of, to_use
+from kmsd.adapters.pkcs11.wrapped_templates import mismatches, packed_to_use
 from kmsd.domain.material import WrappedMaterial
 from kmsd.ports import TamperedMaterial
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from kmsd.adapters.pkcs11.held_objects import ObjectSession
     from kmsd.adapters.pkcs11.objects import Objects
     from kmsd.adapters.pkcs11.session_pool import Session
-    from kmsd.adapters.pkcs11.templates import ObjectProfile
     from kmsd.domain.domain_key import DomainKey
     from kmsd.domain.material import MaterialIdentity
 
@@ -47,7 +46,7 @@ log = structlog.get_logger(__name__)
 _CMAC = int(Mechanism.AES_CMAC)
 _MAC_LENGTH = 16
 _BOUND_KEPT = 4096
-"""Materials of which the MAC was verified without unwrapping them."""
+"""Materials of which the MAC was made, or verified without unwrapping them."""
 
 
 class HeldKey(HeldObject):
@@ -103,6 +102,10 @@ class WrappedKeys(HeldObjects[HeldKey]):
         held = self._keys.get(material.material_id)
         return held is not None and held.material == material
 
+    def is_open(self, domain_key_id: bytes, binding_key: bytes) -> bool:
+        """True if this login has used the domain key before."""
+        return (domain_key_id, binding_key) in self._domains
+
     # --- using --------------------------------------------------------------------------------------
 
     def hold(self, session: Session, material: WrappedMaterial) -> HeldKey:
@@ -113,7 +116,8 @@ class WrappedKeys(HeldObjects[HeldKey]):
         if (held := self._kept_key(material)) is not None:
             return held
         domain = self.domain(session, material.domain_key_id, material.binding_key)
-        self._verify(session, domain, material)
+        if self._bound.get(material.material_id) != material:
+            self._verify(session, domain, material)
         with self._owner.lock:
             if (held := self._kept_key(material, again=True)) is not None:
                 return held
@@ -168,8 +172,8 @@ class WrappedKeys(HeldObjects[HeldKey]):
 
     def _unwrap(self, domain: OpenDomainKey, material: WrappedMaterial) -> int:
         identity, way = material.identity, WrapMechanism(material.mechanism)
-        profile = profile_of(identity.spec, identity.usage, identity.algorithm)
-        template = to_use(profile, extras=not self._extras_refused)
+        extras = not self._extras_refused
+        template = packed_to_use(identity.spec, identity.usage, identity.algorithm, extras=extras)
         try:
             return self._raw.unwrap(self._owner.handle, way, domain.handle, material.content, template)
         except CkrError as error:
@@ -177,20 +181,19 @@ class WrappedKeys(HeldObjects[HeldKey]):
                 self._forget_domain(material.domain_key_id)
             if self._extras_refused or error.rv not in REFUSALS:
                 raise
-            return self._unwrap_without_extras(domain, material, profile, error)
+            return self._unwrap_without_extras(domain, material, error)
 
-    def _unwrap_without_extras(
-        self, domain: OpenDomainKey, material: WrappedMaterial, profile: ObjectProfile, refusal: CkrError
-    ) -> int:
+    def _unwrap_without_extras(self, domain: OpenDomainKey, material: WrappedMaterial, refusal: CkrError) -> int:
         """Unwrap without the optional attributes that the token refused.
 
         Raises `refusal` if the key differs from its role. The refusal then had another cause, and the next key is
         unwrapped with the optional attributes again.
         """
-        session, way = self._owner.handle, WrapMechanism(material.mechanism)
-        handle = self._raw.unwrap(session, way, domain.handle, material.content, to_use(profile, extras=False))
+        session, way, identity = self._owner.handle, WrapMechanism(material.mechanism), material.identity
+        template = packed_to_use(identity.spec, identity.usage, identity.algorithm, extras=False)
+        handle = self._raw.unwrap(session, way, domain.handle, material.content, template)
         try:
-            short = mismatches(self._raw, session, handle, profile)
+            short = mismatches(self._raw, session, handle, identity)
         except BaseException:
             self._raw.destroy(session, handle)
             raise
@@ -248,7 +251,9 @@ class WrappedKeys(HeldObjects[HeldKey]):
             mac=b"",
             public_key=public_key,
         )
-        return replace(unbound, mac=self._mac(session, domain, unbound))
+        bound = replace(unbound, mac=self._mac(session, domain, unbound))
+        self._note_bound(bound)
+        return bound
 
     def is_bound(self, material: WrappedMaterial) -> bool:
         """True if the MAC of this row was verified before."""
@@ -261,6 +266,9 @@ class WrappedKeys(HeldObjects[HeldKey]):
         if self.is_bound(material):
             return
         self._verify(session, self.domain(session, material.domain_key_id, material.binding_key), material)
+        self._note_bound(material)
+
+    def _note_bound(self, material: WrappedMaterial) -> None:
         with self._lock:
             self._bound[material.material_id] = material
             if len(self._bound) > _BOUND_KEPT:

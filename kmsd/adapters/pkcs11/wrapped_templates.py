@@ -7,23 +7,23 @@ demands is given: tokens compare it, and do not add it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 from pkcs11 import Attribute, ObjectClass
 
+from kmsd.adapters.pkcs11.cryptoki_types import Packed, pack
 from kmsd.adapters.pkcs11.key_pairs import MAC_KEYS, pair_of
 from kmsd.adapters.pkcs11.roles import attributes_of, role_mismatches
-from kmsd.adapters.pkcs11.templates import PRIVATE_ROLES, SEALING, SECRET_ROLES, only
+from kmsd.adapters.pkcs11.templates import PRIVATE_ROLES, SEALING, SECRET_ROLES, ObjectProfile, only
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from kmsd.adapters.pkcs11.cryptoki import RawModule
     from kmsd.adapters.pkcs11.cryptoki_types import Value
-    from kmsd.adapters.pkcs11.templates import ObjectProfile
     from kmsd.domain.key_spec import KeySpec, KeyUsage
-    from kmsd.domain.material import Algorithm, OwnUsage
+    from kmsd.domain.material import Algorithm, MaterialIdentity, OwnUsage
 
 A = Attribute
 _DEMANDED: Mapping[int, Value] = {A.TOKEN: False, A.PRIVATE: True, A.SENSITIVE: True, A.WRAP_WITH_TRUSTED: True}
@@ -41,6 +41,12 @@ def to_wrap(profile: ObjectProfile, roles: tuple[Attribute, ...] = ()) -> dict[i
     return {**_class_of(profile), **_DEMANDED, A.EXTRACTABLE: True, **_roles(profile, roles)}
 
 
+@cache
+def packed_to_use(spec: KeySpec, usage: KeyUsage | OwnUsage, algorithm: Algorithm | None, *, extras: bool) -> Packed:
+    """Return the template `to_use` of a kind of key, packed once."""
+    return pack(to_use(profile_of(spec, usage, algorithm), extras=extras))
+
+
 def to_use(profile: ObjectProfile, *, extras: bool) -> dict[int, Value]:
     """Return the template of the object that calls use; with the attributes that a token may refuse if `extras`."""
     granted = {int(kind): value for kind, value in profile.template.items()}
@@ -51,11 +57,33 @@ def to_use(profile: ObjectProfile, *, extras: bool) -> dict[int, Value]:
     return template
 
 
-def mismatches(raw: RawModule, session: int, handle: int, profile: ObjectProfile) -> list[str]:
-    """Return the attributes in which an unwrapped object differs from its role. Raises `CkrError`."""
+class _Demands(NamedTuple):
+    """Attributes that an unwrapped object is asked for, and the role that they are compared with."""
+
+    kinds: tuple[Attribute, ...]
+    role: ObjectProfile
+    shown: list[Mapping[int, bytes]]
+    """The last attributes without a mismatch. All keys of a kind show the same."""
+
+
+@cache
+def _demands(spec: KeySpec, usage: KeyUsage | OwnUsage, algorithm: Algorithm | None) -> _Demands:
+    profile = profile_of(spec, usage, algorithm)
     template = {**profile.template, A.TOKEN: False, A.WRAP_WITH_TRUSTED: True}
     kinds = (A.CLASS, A.KEY_TYPE, *attributes_of(profile.object_class, profile.key_type), A.WRAP_WITH_TRUSTED)
-    return role_mismatches(replace(profile, template=template, proofs={}), raw.attributes(session, handle, kinds))
+    return _Demands(kinds, replace(profile, template=template, proofs={}), [])
+
+
+def mismatches(raw: RawModule, session: int, handle: int, identity: MaterialIdentity) -> list[str]:
+    """Return the attributes in which an unwrapped object differs from its role. Raises `CkrError`."""
+    kinds, role, shown = _demands(identity.spec, identity.usage, identity.algorithm)
+    values = raw.attributes(session, handle, kinds)
+    if values in shown:
+        return []
+    found = role_mismatches(role, values)
+    if not found:
+        shown[:] = [values]
+    return found
 
 
 def _class_of(profile: ObjectProfile) -> dict[int, Value]:

@@ -8,13 +8,14 @@ and a private key is used once, so that what enters the database is known to wor
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pkcs11 import Attribute, Mechanism
 
 from kmsd.adapters.pkcs11 import pair_proofs
-from kmsd.adapters.pkcs11.cryptoki_types import WrapMechanism
+from kmsd.adapters.pkcs11.cryptoki_types import WrapMechanism, pack
 from kmsd.adapters.pkcs11.expectations import WrongAnswer
 from kmsd.adapters.pkcs11.key_pairs import MAC_KEYS, pair_of, session_pair
 from kmsd.adapters.pkcs11.public_keys import PUBLIC_KEY_ATTRIBUTES, spki_of
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kmsd.adapters.pkcs11.cryptoki import RawModule
+    from kmsd.adapters.pkcs11.cryptoki_types import Packed
     from kmsd.adapters.pkcs11.key_import import ImportSession
     from kmsd.adapters.pkcs11.session_pool import Session
     from kmsd.adapters.pkcs11.wrap_mechanisms import WrappedValue
     from kmsd.adapters.pkcs11.wrapped_keys import WrappedKeys
     from kmsd.domain.domain_key import DomainKey
-    from kmsd.domain.material import MaterialIdentity, WrappedMaterial
+    from kmsd.domain.key_spec import KeySpec, KeyUsage
+    from kmsd.domain.material import Algorithm, MaterialIdentity, WrappedMaterial
 
     IsSame = Callable[[int], bool]
     """Returns whether the key of a handle is the one that was expected."""
@@ -78,10 +81,10 @@ class Wrapping:
         self, session: Session, identity: MaterialIdentity, roles: tuple[Attribute, ...]
     ) -> Iterator[tuple[int, bytes]]:
         """Yield the handle of a generated object, and the public key of a pair; destroy them at the end."""
-        profile = profile_of(identity.spec, identity.usage, identity.algorithm)
-        template, made = to_wrap(profile, roles), []
+        made = []
         try:
             if identity.spec.is_asymmetric:
+                template = to_wrap(profile_of(identity.spec, identity.usage, identity.algorithm), roles)
                 pair = pair_of(identity.spec, identity.usage)
                 public_template, _ = session_pair(pair)
                 private, public = self._raw.generate_pair(session.handle, pair.generation, public_template, template)
@@ -89,8 +92,8 @@ class Wrapping:
                 public_key = spki_of(self._raw.attributes(session.handle, public, PUBLIC_KEY_ATTRIBUTES))
             else:
                 mechanism = _GENERIC_SECRET if identity.algorithm is None else _AES_KEY
-                template[A.VALUE_LEN] = _length_of(identity)
-                made.append(self._raw.generate(session.handle, mechanism, template))
+                packed = _secret_template(identity.spec, identity.usage, identity.algorithm, roles)
+                made.append(self._raw.generate(session.handle, mechanism, packed))
                 public_key = b""
             yield made[0], public_key
         finally:
@@ -141,9 +144,9 @@ class Wrapping:
         held = self._keys.hold(session, material)
         try:
             identity = material.identity
-            profile = profile_of(identity.spec, identity.usage, identity.algorithm)
-            if short := mismatches(self._raw, session.handle, held.handle, profile):
-                raise TokenError(f"the token unwrapped a {profile.name} key that falls short: {'; '.join(short)}")
+            if short := mismatches(self._raw, session.handle, held.handle, identity):
+                name = profile_of(identity.spec, identity.usage, identity.algorithm).name
+                raise TokenError(f"the token unwrapped a {name} key that falls short: {'; '.join(short)}")
             if not is_same(held.handle):
                 raise TokenError("the unwrapped key is not the one that was wrapped")
             if method.algorithm and not isinstance(identity.usage, OwnUsage):
@@ -177,7 +180,11 @@ def anything(_: int) -> bool:
     return True
 
 
-def _length_of(identity: MaterialIdentity) -> Any:
-    """Return the length of a secret in bytes."""
-    role = MAC_KEYS[identity.spec] if identity.algorithm is None else SEALING[identity.algorithm]
-    return role.proofs[A.VALUE_LEN]
+@cache
+def _secret_template(
+    spec: KeySpec, usage: KeyUsage, algorithm: Algorithm | None, roles: tuple[Attribute, ...]
+) -> Packed:
+    """Return the template of a secret that is generated to be wrapped, packed once."""
+    role = MAC_KEYS[spec] if algorithm is None else SEALING[algorithm]
+    length: Any = role.proofs[A.VALUE_LEN]
+    return pack({**to_wrap(profile_of(spec, usage, algorithm), roles), A.VALUE_LEN: length})

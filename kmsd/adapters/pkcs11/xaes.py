@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pkcs11 import Attribute, KeyType
 
+from kmsd.adapters.pkcs11.cryptoki_types import pack
 from kmsd.adapters.pkcs11.gcm_scratch import GIVEN_12, GIVEN_16
 from kmsd.adapters.pkcs11.held_objects import HeldObject, HeldObjects
 from kmsd.adapters.pkcs11.key_handles import id_of
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 
 PREFIX_LENGTH = 12
 _BLOCK = 16
-_L_TEMPLATE = session_key(KeyType.GENERIC_SECRET, _BLOCK, (), readable=True)
-_MESSAGE_KEY_TEMPLATE = session_key(KeyType.AES, 32, (Attribute.ENCRYPT, Attribute.DECRYPT))
+_L_TEMPLATE = pack(session_key(KeyType.GENERIC_SECRET, _BLOCK, (), readable=True))
+_MESSAGE_KEY_TEMPLATE = pack(session_key(KeyType.AES, 32, (Attribute.ENCRYPT, Attribute.DECRYPT)))
 
 
 class DerivedKey(HeldObject):

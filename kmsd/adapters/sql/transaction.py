@@ -25,6 +25,9 @@ class SqlTransaction(
 ):
     """Implements `kmsd.ports.Transaction`. The store begins and ends it."""
 
+    def finish(self) -> None:
+        """Do nothing: the store commits each transaction alone."""
+
     # --- objects in the token -----------------------------------------------------------------------
 
     async def insert_token_object(self, token_object: TokenObject) -> None:

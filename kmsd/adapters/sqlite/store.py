@@ -1,42 +1,51 @@
 """Embedded store: SQLite in WAL mode, every commit synced (`synchronous=FULL`).
 
 Each process has two connections. Reads use one, on the event loop: they take microseconds. Writes use the other, one at
-a time. BEGIN IMMEDIATE and COMMIT may wait for another process's lock or the disk, so they run on a thread; the
-statements between them do not.
+a time, and may share a commit (`shared_commit`). BEGIN IMMEDIATE and COMMIT may wait for another process's lock or the
+disk, so they run on a thread; the statements between them do not.
 """
 
 from __future__ import annotations
 
-import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn
 
 from kmsd.adapters.sql.transaction import SqlTransaction
 from kmsd.adapters.sqlite import connection as connections
 from kmsd.adapters.sqlite.access import SqliteAccess
 from kmsd.adapters.sqlite.cached_reader import SqliteCachedReader
 from kmsd.adapters.sqlite.change_detector import HEADER_LENGTH, ChangeDetector
-from kmsd.adapters.sqlite.connection import translated
 from kmsd.adapters.sqlite.process_liveness import LivenessLocks
+from kmsd.adapters.sqlite.shared_commit import BUSY_SECONDS, Member, SharedCommit
 from kmsd.cloudwatch_logs.ports import LogReader, LogTransaction
 from kmsd.ports import StoreUnfit
 from kmsd.ports.counters import StoreCounters
 
-BUSY_SECONDS = 5.0
-"""Seconds that a write waits for another process's write."""
-
 PROBE_SECONDS = 1.0
 """Seconds for which a successful `check` is cached: health probes must not keep the disk busy."""
 
-_Result = TypeVar("_Result")
+
+class _Finished:
+    """In place of the connection of a transaction that has run its last statement."""
+
+    def execute(self, *_: object) -> NoReturn:
+        raise RuntimeError("a statement follows the last one of its transaction")
 
 
 class SqliteTransaction(SqliteAccess, SqlTransaction):
     """Implements `kmsd.ports.Transaction` on the writing connection. The store begins and ends it."""
+
+    def __init__(self, connection: sqlite3.Connection, makers: LivenessLocks, member: Member) -> None:
+        super().__init__(connection, makers)
+        self._member = member
+
+    def finish(self) -> None:
+        self._connection = _Finished()  # type: ignore[assignment]  # a later statement would be in another transaction
+        self._member.finish()
 
 
 class SqliteStore:
@@ -54,9 +63,8 @@ class SqliteStore:
         self._makers = LivenessLocks(path)
         self._wal_index = ChangeDetector(path)
         self._reader = SqliteCachedReader(self._reading, self._makers)
-        self._writer = asyncio.Lock()
+        self._commits = SharedCommit(self._writing)
         self._proved_at = float("-inf")
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-commit")
 
     def _required_version(self) -> int:
         present, known = connections.version(self._reading), connections.migrations()[-1][0]
@@ -92,41 +100,20 @@ class SqliteStore:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[LogTransaction]:
-        async with self._writer:
-            await self._in_thread(lambda: self._writing.execute("BEGIN IMMEDIATE"))
-            try:
-                yield SqliteTransaction(self._writing, self._makers)
-                await self._in_thread(lambda: self._writing.execute("COMMIT"))
-            except BaseException:
-                await self._in_thread(self._roll_back)
-                raise
-
-    def _roll_back(self) -> None:
-        if self._writing.in_transaction:
-            self._writing.execute("ROLLBACK")
-
-    async def _in_thread(self, act: Callable[[], _Result]) -> _Result:
-        """Run `act` to its end on the writing thread, even if the caller is cancelled meanwhile."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, act)
-        try:
-            with translated():
-                return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
+        async with self._commits.member() as member:
+            yield SqliteTransaction(self._writing, self._makers, member)
 
     async def check(self) -> None:
         if time.monotonic() - self._proved_at < PROBE_SECONDS:
             return
         async with self.write():
             # A transaction that changes nothing also commits on a read-only file system. This one changes a page.
-            await self._in_thread(lambda: self._writing.execute(f"PRAGMA user_version = {self._version}"))
+            await self._commits.in_thread(lambda: self._writing.execute(f"PRAGMA user_version = {self._version}"))
         self._proved_at = time.monotonic()
 
     async def close(self) -> None:
-        async with self._writer:
-            self._thread.shutdown()
-            self._reading.close()
-            self._writing.close()
-            self._makers.close()
-            self._wal_index.close()
+        await self._commits.close()
+        self._reading.close()
+        self._writing.close()
+        self._makers.close()
+        self._wal_index.close()

@@ -75,7 +75,7 @@ async def prepare(request: Request, call: WriteCall) -> _Prepared:
 async def handle(request: Request, call: WriteCall) -> Response:
     """Insert the key. The new material becomes its own in the same transaction."""
     account, arns, made = call.caller.account, call.dependencies.arns, call.prepared
-    await _check_count(call)
+    present = await _check_count(call)
     key = Key(
         key_id=made.key_id,
         account=account,
@@ -90,7 +90,8 @@ async def handle(request: Request, call: WriteCall) -> Response:
         usage=made.usage,
         algorithms=made.algorithms,
     )
-    await call.transaction.insert_account(account, call.now)
+    if not present:
+        await call.transaction.insert_account(account, call.now)
     await call.transaction.insert_key(key)
     await call.transaction.put_tags(key.key_id, tags.as_mapping(request.tags))
     if made.material is not None:
@@ -112,10 +113,13 @@ async def _check(request: Request, call: Call, key_id: str) -> tuple[KeySpec, Ke
     return kind
 
 
-async def _check_count(call: Call) -> None:
+async def _check_count(call: Call) -> int:
+    """Return the number of keys of the account."""
     most = call.dependencies.quotas.keys_per_account
-    if await call.reader.count_keys(call.caller.account) >= most:
+    present = await call.reader.count_keys(call.caller.account)
+    if present >= most:
         raise LimitExceededException(f"The account has {most} keys, which is the limit.")
+    return present
 
 
 def _policy(request: Request, call: Call) -> str:
