@@ -76,13 +76,13 @@ class Faults:
         self._wait_for_service("the server is killed")
 
     def patroni_is_frozen(self) -> None:
-        """Its server goes on, and does not know that another one leads."""
+        """Its server goes on, and does not know that another one leads. In the end its host is reset."""
         former = self._pair.leader
         former.signal_patroni(signal.SIGSTOP)
         until(lambda: all(one.leads for one in self._pair.members), 120)
         self._wait_for_service("Patroni is frozen, and its server goes on")
-        former.signal_patroni(signal.SIGCONT)
-        until(lambda: not former.leads, 120)
+        former.kill()
+        former.start()
 
     def switchover(self) -> None:
         """As an operator asks for it."""
