@@ -151,8 +151,7 @@ _BYTES_AS_RECEIVED = "utf-8", "surrogateescape"
 def parse(received: RawRequest, *, region: str, services: Collection[str], now: datetime) -> SignedRequest:
     """Read the signature of a request. The result is well formed, fresh and in scope, but **not verified**.
 
-    Raises only `MissingAuthenticationTokenException`, `IncompleteSignatureException` or `InvalidSignatureException`,
-    whatever the request holds.
+    Raises only `MissingAuthenticationTokenException`, `IncompleteSignatureException`, `InvalidSignatureException`.
     """
     if not received.headers:
         raise MissingAuthenticationTokenException("Missing Authentication Token")
@@ -171,8 +170,7 @@ def parse(received: RawRequest, *, region: str, services: Collection[str], now: 
     body_hash = sha256(received.body).hexdigest()
     if content is not None:
         _check_body(values[content], body_hash)
-    # Every SDK sends `/`.
-    path = "/" if target == "/" else canonical.path(target.partition("?")[0])
+    path = "/" if target == "/" else canonical.path(target.partition("?")[0])  # every SDK sends `/`
     headers = _canonical_headers(plan, values)
     canonical_request = f"{received.method}\n{path}\n{fields.query}\n{headers}\n{body_hash}".encode(*_BYTES_AS_RECEIVED)
     scope_text = f"{plan.date}/{region}/{plan.service}/{TERMINATOR}"
