@@ -64,11 +64,14 @@ class Faults:
         former.start()
 
     def host_is_frozen(self) -> None:
-        """Server and Patroni; they go on when the other one leads."""
+        """Server and Patroni; they go on when the other one leads, and the host is reset in the end."""
         former = self._pair.leader
         former.signal_all(signal.SIGSTOP)
         self._wait_for_service("the host of the leader is frozen")
         former.signal_all(signal.SIGCONT)
+        self._load.more(4)
+        former.kill()
+        former.start()
 
     def server_is_killed(self) -> None:
         """Patroni lives, and gives the lead away."""
