@@ -239,6 +239,19 @@ async def test_a_damaged_copy_is_not_used(softhsm_place: TokenPlace, spoil: Call
     assert contents(own.parent) == before
 
 
+async def test_a_login_that_was_refused_is_not_in_use(softhsm_place: TokenPlace) -> None:
+    """The module is restarted to find a token again, although somebody still holds the error of the refusal."""
+    await sealed_keys(softhsm_place)
+    with pytest.raises(PinRefused) as refused:
+        await Pkcs11Token.open(softhsm_place.settings(pin=b"another-pin", start_deadline=0.1))
+    own = token_object(softhsm_place)
+    own.with_name(COPY).unlink()
+    own.write_bytes(b"")
+    with pytest.raises(TokenUnavailable, match="no tokens"):
+        await Pkcs11Token.open(softhsm_place.settings(start_deadline=0.1))
+    assert refused.value
+
+
 async def test_a_file_that_cannot_be_restored(softhsm_place: TokenPlace) -> None:
     """The error says why, and the next attempt restores it."""
     keys = await sealed_keys(softhsm_place)

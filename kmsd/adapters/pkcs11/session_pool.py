@@ -75,8 +75,13 @@ class SessionPool:
         self._free: list[Session] = []
         self._lent = 0
         module.enlist(self)
-        self.keeper = self.open_session()
-        module.login(self.keeper.handle, self.slot, pin)
+        try:
+            self.keeper = self.open_session()
+            module.login(self.keeper.handle, self.slot, pin)
+        except BaseException:
+            # The module may be restarted for others, although a traceback still holds this object.
+            self.retired = True
+            raise
 
     def open_session(self) -> Session:
         """Open a read-write session outside the pool; the caller closes it."""
@@ -165,6 +170,7 @@ class SessionPool:
         "If this function … closes the last session between the application and the token, the login state of the token
         for the application returns to public sessions" (PKCS#11 v2.40, C_CloseSession).
         """
+        self.discard()
         self.discard_free_sessions()
         self.keeper.close()
 
