@@ -43,7 +43,6 @@ from kmsd.ports import (
     StoreError,
     Token,
     TokenError,
-    TokenObject,
     Tokens,
     Transaction,
 )
@@ -191,8 +190,7 @@ async def create_wrapping_key(
         wrapped = await token.custody.generate(wrapping_key_identity(object_id, bits), domain_key)
         made = WrappingKey(object_id, name, bits, wrapped.public_key, now, key_id, expires_at, wrapped=wrapped)
         async with store.write() as transaction:
-            row = TokenObject(object_id, f"import:RSA_{bits}", MaterialStatus.READY, now, name, is_wrapped=True)
-            await transaction.insert_token_object(row)
+            await token_objects.insert_wrapped(transaction, object_id, f"import:RSA_{bits}", now, name)
             await transaction.insert_wrapping_key(made)
         return made
     object_id = await token_objects.record_intent(store, f"import:RSA_{bits}", now, token=name)

@@ -13,7 +13,7 @@ from kmsd.domain.key import Key
 from kmsd.domain.key_spec import KeySpec, KeyUsage
 from kmsd.domain.material import Algorithm, Material, MaterialIdentity, MaterialStatus, TokenName
 from kmsd.errors import KeyUnavailableException, UnsupportedOperationException
-from kmsd.ports import Store, Token, TokenObject, Tokens, Transaction
+from kmsd.ports import Store, Token, Tokens, Transaction
 
 
 class KeyToBe(Protocol):
@@ -137,15 +137,10 @@ async def add(transaction: Transaction, key_id: str, material: Material, *, owne
     if material.wrapped is None:
         await token_objects.mark_ready(transaction, material.material_id)
     else:
-        row = TokenObject(
-            material.material_id,
-            owner or f"key:{key_id}",
-            MaterialStatus.READY,
-            material.created_at,
-            material.token,
-            is_wrapped=True,
+        named = owner or f"key:{key_id}"
+        await token_objects.insert_wrapped(
+            transaction, material.material_id, named, material.created_at, material.token
         )
-        await transaction.insert_token_object(row)
     await transaction.insert_material(key_id, material)
 
 

@@ -18,8 +18,8 @@ from kmsd.custody.service_sealer import ServiceSealer, is_of_wrapped, wrapped_pu
 from kmsd.custody.session_sealer import reseal as reseal_session_mac
 from kmsd.domain.domain_key import DomainKey
 from kmsd.domain.identity import AccessKey
-from kmsd.domain.material import MaterialStatus, TokenName, service_identity
-from kmsd.ports import Reader, ServiceKey, Store, Token, TokenObject, Transaction
+from kmsd.domain.material import service_identity
+from kmsd.ports import Reader, ServiceKey, Store, Token, Transaction
 
 
 async def share(store: Store, token: Token, domain_key: DomainKey, now: datetime, further: Sequence[str]) -> int:
@@ -33,7 +33,9 @@ async def share(store: Store, token: Token, domain_key: DomainKey, now: datetime
     made = [await _made(token, wrapped_purpose(purpose), domain_key) for purpose in missing]
     async with store.write() as transaction:
         for service_key in made:
-            await _insert(transaction, service_key, now)
+            owner = f"service:{service_key.purpose}"
+            await token_objects.insert_wrapped(transaction, service_key.object_id, owner, now)
+            await transaction.insert_service_key(service_key)
         return await _reseal(transaction, token)
 
 
@@ -50,13 +52,6 @@ async def _made(token: Token, purpose: str, domain_key: DomainKey) -> ServiceKey
     material_id, algorithm = secrets.token_bytes(16), token_objects.algorithm_for(token)
     wrapped = await token.custody.generate(service_identity(purpose, material_id, algorithm), domain_key)
     return ServiceKey(purpose, material_id, algorithm, wrapped)
-
-
-async def _insert(transaction: Transaction, key: ServiceKey, now: datetime) -> None:
-    owner = f"service:{key.purpose}"
-    row = TokenObject(key.object_id, owner, MaterialStatus.READY, now, TokenName.MAIN, is_wrapped=True)
-    await transaction.insert_token_object(row)
-    await transaction.insert_service_key(key)
 
 
 async def _reseal(transaction: Transaction, token: Token) -> int:

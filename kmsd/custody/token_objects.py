@@ -45,6 +45,14 @@ async def mark_ready(transaction: Transaction, object_id: bytes) -> None:
     await transaction.set_object_status(object_id, MaterialStatus.CREATING, MaterialStatus.READY)
 
 
+async def insert_wrapped(
+    transaction: Transaction, material_id: bytes, owner: str, now: datetime, token: TokenName = TokenName.MAIN
+) -> None:
+    """Insert the row that wrapped material has in place of an object. Raises `StoreConflict` if the id exists."""
+    row = TokenObject(material_id, owner, MaterialStatus.READY, now, token, is_wrapped=True)
+    await transaction.insert_token_object(row)
+
+
 async def mark_destroying(transaction: Transaction, material: Material) -> None:
     """Mark the material of a key for destruction. Every process then forgets its handles.
 

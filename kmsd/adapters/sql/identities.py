@@ -94,16 +94,10 @@ class IdentityStatements(IdentityQueries):
         await self.put_user_tags(user.account, user.name, user.tags)
 
     async def put_user_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
-        await self._run("DELETE FROM user_policy WHERE account = ? AND user_name = ?", account, name)
-        for policy, document in policies.items():
-            await self._insert("user_policy", "account, user_name, name, document", (account, name, policy, document))
+        await self._replace("user_policy", "user_name, name, document", (account, name), policies)
 
     async def put_user_tags(self, account: str, name: str, tags: Mapping[str, str]) -> None:
-        await self._run("DELETE FROM user_tag WHERE account = ? AND user_name = ?", account, name)
-        for tag_key, tag_value in tags.items():
-            await self._insert(
-                "user_tag", "account, user_name, tag_key, tag_value", (account, name, tag_key, tag_value)
-            )
+        await self._replace("user_tag", "user_name, tag_key, tag_value", (account, name), tags)
 
     async def insert_role(self, role: Role) -> None:
         await self._insert(
@@ -123,16 +117,16 @@ class IdentityStatements(IdentityQueries):
         await self.put_role_tags(role.account, role.name, role.tags)
 
     async def put_role_policies(self, account: str, name: str, policies: Mapping[str, str]) -> None:
-        await self._run("DELETE FROM role_policy WHERE account = ? AND role_name = ?", account, name)
-        for policy, document in policies.items():
-            await self._insert("role_policy", "account, role_name, name, document", (account, name, policy, document))
+        await self._replace("role_policy", "role_name, name, document", (account, name), policies)
 
     async def put_role_tags(self, account: str, name: str, tags: Mapping[str, str]) -> None:
-        await self._run("DELETE FROM role_tag WHERE account = ? AND role_name = ?", account, name)
-        for tag_key, tag_value in tags.items():
-            await self._insert(
-                "role_tag", "account, role_name, tag_key, tag_value", (account, name, tag_key, tag_value)
-            )
+        await self._replace("role_tag", "role_name, tag_key, tag_value", (account, name), tags)
+
+    async def _replace(self, table: str, columns: str, owner: tuple[str, str], rows: Mapping[str, str]) -> None:
+        """Replace the rows of a user or a role, whose name is in the first of the columns."""
+        await self._run(f"DELETE FROM {table} WHERE account = ? AND {columns.partition(',')[0]} = ?", *owner)
+        for name, value in rows.items():
+            await self._insert(table, f"account, {columns}", (*owner, name, value))
 
     async def set_role_session_seconds(self, account: str, name: str, seconds: int) -> None:
         await self._swap(

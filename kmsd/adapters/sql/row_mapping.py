@@ -91,9 +91,14 @@ def named_here(name: str, hsm: str) -> str:
     return name if owner == hsm else f"{name}{AT}{owner}"
 
 
-def named_in_database(name: str, hsm: str) -> str:
-    """Return the name for the database of a token or a service key that is in this HSM."""
-    return f"{name}{AT}{hsm}" if hsm else str(name)
+def token_here(name: str, hsm: str, *, is_wrapped: bool) -> TokenName:
+    """Return the name of a token for a node that uses this HSM. Wrapped material is of no HSM: all have its name."""
+    return TokenName(name if is_wrapped else named_here(name, hsm))
+
+
+def named_in_database(name: str, hsm: str, *, is_wrapped: bool = False) -> str:
+    """Return the name for the database of a token or a service key that is in this HSM, or wrapped."""
+    return f"{name}{AT}{hsm}" if hsm and not is_wrapped else str(name)
 
 
 def key(row: Row, material_rows: Iterable[Row], hsm: str) -> Key:
@@ -150,10 +155,8 @@ def key_values(new: Key) -> tuple[Any, ...]:
 
 def material(row: Row, kind: KeyKind, hsm: str) -> Material:
     """Convert a row of MATERIAL_COLUMNS and WRAPPED_COLUMNS; the latter are NULL for an object."""
-    wrapped, token = None, row[5]
-    if row[7] is None:
-        token = named_here(token, hsm)
-    else:
+    wrapped = None
+    if row[7] is not None:
         wrapped = wrapped_material(row[7:], identity(kind, material_id=row[0], algorithm=row[1]), row[6])
     # One row says that a domain key is missing. It counts for all material under it.
     is_missing = bool(row[12])
@@ -163,7 +166,7 @@ def material(row: Row, kind: KeyKind, hsm: str) -> Material:
         status=MaterialStatus.MISSING if is_missing else MaterialStatus(row[2]),
         created_at=instant(row[3]),
         rotation_type=None if row[4] is None else RotationType(row[4]),
-        token=TokenName(token),
+        token=token_here(row[5], hsm, is_wrapped=wrapped is not None),
         public_key=row[6],
         wrapped=wrapped,
     )
@@ -273,7 +276,7 @@ def token_object(row: Row, hsm: str, *, orphaned: bool) -> TokenObject:
         owner=row[1],
         status=MaterialStatus(row[2]),
         created_at=instant(row[3]),
-        token=TokenName(row[4] if is_wrapped else named_here(row[4], hsm)),
+        token=token_here(row[4], hsm, is_wrapped=is_wrapped),
         owner_is_dead=orphaned,
         is_wrapped=is_wrapped,
     )
@@ -281,14 +284,12 @@ def token_object(row: Row, hsm: str, *, orphaned: bool) -> TokenObject:
 
 def wrapping_key(row: Row, hsm: str) -> WrappingKey:
     """Convert a row (object_id, token, bits, public_key, created_at, key_id, expires_at, failures, WRAPPED_COLUMNS)."""
-    wrapped, token = None, row[1]
-    if row[8] is None:
-        token = named_here(token, hsm)
-    else:
+    wrapped = None
+    if row[8] is not None:
         wrapped = wrapped_material(row[8:], wrapping_key_identity(row[0], row[2]), row[3])
     return WrappingKey(
         object_id=row[0],
-        token=TokenName(token),
+        token=token_here(row[1], hsm, is_wrapped=wrapped is not None),
         bits=row[2],
         public_key=row[3],
         created_at=instant(row[4]),

@@ -39,9 +39,7 @@ class SqlTransaction(
                 token_object.owner,
                 token_object.status.value,
                 row_mapping.micros(token_object.created_at),
-                token_object.token
-                if token_object.is_wrapped
-                else row_mapping.named_in_database(token_object.token, self.hsm),
+                row_mapping.named_in_database(token_object.token, self.hsm, is_wrapped=token_object.is_wrapped),
                 self._maker,
                 row_mapping.WRAPPED if token_object.is_wrapped else row_mapping.OBJECT,
             ),
@@ -77,9 +75,9 @@ class SqlTransaction(
             "service_key",
             "purpose, object_id, algorithm",
             (
-                service_key.purpose
-                if service_key.wrapped
-                else row_mapping.named_in_database(service_key.purpose, self.hsm),
+                row_mapping.named_in_database(
+                    service_key.purpose, self.hsm, is_wrapped=service_key.wrapped is not None
+                ),
                 service_key.object_id,
                 service_key.algorithm,
             ),

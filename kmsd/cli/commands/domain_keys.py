@@ -116,15 +116,15 @@ async def _waiting(reader: Reader, name: TokenName) -> DomainKey:
     known = [row for row in await reader.domain_keys() if row.token == name and row.state is DomainKeyState.NEXT]
     if not known:
         raise InputRefused(f"token {name} has no next domain key: kmsd domain-key create makes one")
-    lacking = [(row, await own_hsm.lacking(reader, row.domain_key_id)) for row in known]
-    for row, hsms in lacking:
-        if not hsms:
+    lacking = await own_hsm.lacking(reader, [row.domain_key_id for row in known])
+    for row in known:
+        if not lacking[row.domain_key_id]:
             return row
-    newest, hsms = lacking[-1]
+    newest = known[-1].domain_key_id
     raise InputRefused(
-        f"what a domain key wraps must be opened by all HSMs, and {newest.domain_key_id.hex()} is not in "
-        f"{' and '.join(map(own_hsm.called, hsms))}. First: kmsd domain-key accept on a node of it; if it has: "
-        "kmsd jobs run reconcile there"
+        f"what a domain key wraps must be opened by all HSMs, and {newest.hex()} is not in "
+        f"{' and '.join(map(own_hsm.called, lacking[newest]))}. First: kmsd domain-key accept on a node of it; if it "
+        "has: kmsd jobs run reconcile there"
     )
 
 

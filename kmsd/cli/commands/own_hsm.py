@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from kmsd import __version__
 from kmsd.app import SystemClock
@@ -56,12 +57,12 @@ async def require_wrapped(config: Config, reader: Reader, *, accept_objects: boo
         )
 
 
-async def lacking(reader: Reader, domain_key_id: bytes) -> list[str]:
-    """Return the HSMs of nodes that are not known to hold a domain key; none, if all nodes have the same HSM."""
-    hsms = {node.hsm for node in await reader.nodes()}
+async def lacking(reader: Reader, domain_key_ids: Iterable[bytes]) -> dict[bytes, list[str]]:
+    """Return, for each domain key, the HSMs of nodes that are not known to hold it; none, if all have the same HSM."""
+    hsms, holders = {node.hsm for node in await reader.nodes()}, await reader.domain_key_holders()
     if len(hsms) < 2:  # noqa: PLR2004 (several)
-        return []
-    return sorted(hsms - (await reader.domain_key_holders()).get(domain_key_id, frozenset()))
+        hsms = set()
+    return {one: sorted(hsms - holders.get(one, frozenset())) for one in domain_key_ids}
 
 
 async def require_other_token(reader: Reader, token: Token) -> None:
