@@ -183,7 +183,7 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     loop.add_reader(spec.parent_pipe, end)
     # On SIGHUP a replacement is serving; finish in our own time.
     loop.add_signal_handler(signal.SIGHUP, stopping.set)
-    freeze_gc()
+    gc.set_threshold(GC_THRESHOLD)
     report_ready(spec.ready_fd, end)
     jobs = asyncio.create_task(scheduler_of(components, spec).run(stopping))
     background = [asyncio.create_task(counting.run(components, server, readiness)), *_background(spec, components)]
@@ -243,13 +243,6 @@ async def ask_when_worn(tokens: Tokens, descriptor: int) -> None:
     log.info("worker_worn_out", session_objects=made, consequence="another worker is to take over")
     with suppress(BrokenPipeError):  # the parent has ended, and this worker ends too
         os.write(descriptor, REPLACE)
-
-
-def freeze_gc() -> None:
-    """Exclude all present objects from garbage collection: traversing them takes 10 ms each time, while calls wait."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
 
 
 def scheduler_of(components: Components, spec: WorkerSpec) -> Scheduler:
