@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from kmsd.wire.http.server import Response
+from tests.support.polling import until_async
 from tests.support.transport_site import GET, LIMITS, PATIENT, POST, Site, Start, parts, refused
 
 # --- What is refused --------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ async def test_client_that_does_not_read(start: Start) -> None:
 
 
 async def test_many_half_sent_requests(start: Start) -> None:
-    """A thousand half-sent requests are all gone after the deadline, and honest ones are answered meanwhile."""
+    """A thousand half-sent requests are all refused at their deadline, and honest ones are answered meanwhile."""
     site = await start(replace(LIMITS, connections=2_000, header_seconds=1))
     loop = asyncio.get_running_loop()
     socks = []
@@ -217,10 +218,8 @@ async def test_many_half_sent_requests(start: Start) -> None:
         await loop.sock_connect(sock, ("127.0.0.1", site.port))
         await loop.sock_sendall(sock, b"POST / HTTP/1.1\r\nHost: ")
         socks.append(sock)
-    assert site.server.connections > 900
     assert parts(await site.talk(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))[0] == 200
     for sock in socks:
         refused(await loop.sock_recv(sock, 10_000), 408, "RequestTimeoutException")
         sock.close()
-    await asyncio.sleep(0.1)
-    assert site.server.connections == 0
+    await until_async(lambda: site.server.connections == 0)
