@@ -236,7 +236,7 @@ TABLES: dict[str, tuple[Figure, ...]] = {
 """Figures by the name of their table in the template of the page."""
 
 BUDGET: dict[str, str] = {
-    "HTTP: event loop, system calls, the parser, writing the response": "budget > HTTP",
+    "HTTP (event loop, system calls, the parser, writing the response)": "budget > HTTP",
     "Signature Version 4: parsing": "budget > alone > reading the signature",
     "Signature Version 4: verification, and looking up the signer": "budget > alone > proving it, and who signed",
     "decoding and validating the request": "budget > alone > decoding and validating",
