@@ -166,6 +166,17 @@ def row(sides: dict[str, Side], errors: int) -> dict[str, float]:
     }
 
 
+def run(folder: Path, **options: Any) -> dict[str, Any]:
+    """Set up, measure, and verify the trail."""
+    with provisioned(folder, workers=1) as daemon:
+        daemon.start()
+        key_id = daemon.client().create_key()["KeyMetadata"]["KeyId"]
+        daemon.stop()
+        report = measure(daemon, key_id, argparse.Namespace(**options))
+        daemon.cli("audit", "verify")
+    return report
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -173,13 +184,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 64])
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, provisioned(Path(folder), workers=1) as daemon:
-        daemon.start()
-        key_id = daemon.client().create_key()["KeyMetadata"]["KeyId"]
-        daemon.stop()
-        print(json.dumps(measure(daemon, key_id, options), indent=2))
-        shown = daemon.cli("audit", "verify").stdout.decode().splitlines()
-        print(shown[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(run(Path(folder), **vars(options)), indent=2))
 
 
 if __name__ == "__main__":

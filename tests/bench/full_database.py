@@ -1,14 +1,14 @@
 """A PostgreSQL with the rows of 10,000,000 keys beside one with 1,000: calls, jobs and commands, in one run, in turn.
 
-    .venv/bin/python -m tests.bench.full_database [--keys 10000000] [--grants 1000000] [--samples 300]
+    .venv/bin/python -m tests.bench.full_database [--keys 10000000] [--grants 1000000] [--samples 300] [--out FILE]
 
-Needs some 30 GB under TMPDIR, and a quarter of an hour to fill. Prints medians and ratios as JSON.
+Needs some 30 GB under TMPDIR, and a quarter of an hour to fill. Prints medians and ratios as JSON, then
+these beside their aims.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import statistics
@@ -24,7 +24,7 @@ from hashlib import md5
 from pathlib import Path
 from typing import Any
 
-from tests.bench import full_rows
+from tests.bench import full_rows, report
 from tests.bench.scale import Caller
 from tests.support.clients import ACCOUNT
 from tests.support.daemon import Daemon, provisioned
@@ -112,7 +112,7 @@ def measure(sites: Mapping[str, Full], samples: int) -> dict[str, dict[str, floa
     """Median milliseconds of each call, one on each daemon in turn."""
     callers = {name: Caller(full.daemon) for name, full in sites.items()}
     made = {name: calls(full) for name, full in sites.items()}
-    chance, report = random.Random(1), {}  # noqa: S311 (which key, no secret)
+    chance, medians_of = random.Random(1), {}  # noqa: S311 (which key, no secret)
     for what in made["small"]:
         taken: dict[str, list[float]] = {name: [] for name in sites}
         for number in range(samples + 20):
@@ -122,19 +122,23 @@ def measure(sites: Mapping[str, Full], samples: int) -> dict[str, dict[str, floa
                 if number >= 20:  # the first ones warm up
                     taken[name].append(seconds)
         medians = {name: round(statistics.median(times) * 1e3, 3) for name, times in taken.items()}
-        report[what] = {**medians, "ratio": round(medians["full"] / medians["small"], 2)}
-        print(what, report[what], file=sys.stderr)
-    return report
+        medians_of[what] = {**medians, "ratio": round(medians["full"] / medians["small"], 3)}
+        print(what, medians_of[what], file=sys.stderr)
+    return medians_of
 
 
-def run(full: Full, arguments: tuple[str, ...]) -> tuple[float, float, int]:
+def run(full: Full, arguments: tuple[str, ...]) -> dict[str, float]:
     """Seconds and MiB of a command, and its exit status."""
     command = [sys.executable, "-m", "kmsd", "--config", str(full.daemon.config), *arguments]
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return round(time.monotonic() - began, 2), round(usage.ru_maxrss / 1024, 1), process.returncode
+    return {
+        "seconds": round(time.monotonic() - began, 2),
+        "MiB": round(usage.ru_maxrss / 1024, 1),
+        "status": process.returncode,
+    }
 
 
 def resident(full: Full) -> float:
@@ -150,7 +154,8 @@ def main() -> None:
     parser.add_argument("--grants", type=int, default=1_000_000)
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--pause", action="store_true", help="wait for a line on stdin before the end")
-    options = parser.parse_args()
+    report.add_options(parser, "full_database")
+    options, load = parser.parse_args(), os.getloadavg()[0]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = new_cluster()
@@ -163,20 +168,19 @@ def main() -> None:
         fill(server, sites["small"], SMALL)
         fill(server, sites["full"], options.grants)
         full_rows.finish(server)
-        report: dict[str, Any] = {"bytes": {name: size(server, full) for name, full in sites.items()}}
+        found: dict[str, Any] = {"bytes": {name: size(server, full) for name, full in sites.items()}}
         starts = {}
         for name, full in sites.items():
             began = time.monotonic()
             full.daemon.start()
             starts[name] = round(time.monotonic() - began, 2)
-        report["start, seconds"] = starts
-        report["commands: seconds, MiB, status"] = {
+        found["start, seconds"] = starts
+        found["commands"] = {
             " ".join(command): {name: run(full, command) for name, full in sites.items()} for command in COMMANDS
         }
-        report["calls, ms"] = measure(sites, options.samples)
-        report["largest worker, MiB"] = {name: resident(full) for name, full in sites.items()}
-        report["load average"] = os.getloadavg()
-        print(json.dumps(report, indent=1), flush=True)
+        found["calls, ms"] = measure(sites, options.samples)
+        found["largest worker, MiB"] = {name: resident(full) for name, full in sites.items()}
+        report.finish(options, found, load, "keys", "grants", "samples")
         if options.pause:
             print(server.folder, {name: full.database for name, full in sites.items()}, file=sys.stderr)
             sys.stdin.readline()

@@ -1,8 +1,9 @@
 """What kmsd costs, side by side with the bare server and with its peers; every row of docs/performance.md.
 
-    .venv/bin/python -m tests.bench.table [--rounds 4] [--seconds 3] [--out results.json] [row ...]
+    .venv/bin/python -m tests.bench.table [--rounds 5] [--seconds 3] [--out results.json] [row ...]
 
-Daemons run with two workers and everything on. Rows: see `ROWS`. Needs wrk and a C compiler (Debian: wrk, gcc).
+Daemons run with two workers and everything on. Rows: see `ROWS`. At its end it prints one table: aim, measured, last
+published. Needs wrk and a C compiler (Debian: wrk, gcc).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import platform
+import os
 import statistics
 import sys
 import tempfile
@@ -21,7 +22,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.bench import layers, peers, servers, turns, wrk
+from tests.bench import audit_cost, layers, path_length, peers, report, servers, transport_overhead, turns, wrk
+from tests.bench.aims import CONNECTIONS
 from tests.bench.rounds import Taken, interleave
 from tests.bench.servers import PLAINTEXT, Site
 from tests.support.certificates import self_signed
@@ -70,6 +72,10 @@ class Bench:
         """Interleaved rounds."""
         return interleave(loads, connections=connections, rounds=self.rounds, seconds=self.seconds)
 
+    def run_briefly(self, connections: int, **loads: tuple[Site | None, wrk.Replay]) -> dict[str, Taken]:
+        """Fewer and shorter rounds, for points of a chart that have no aim."""
+        return interleave(loads, connections=connections, rounds=min(3, self.rounds), seconds=min(2, self.seconds))
+
 
 def shown(taken: dict[str, Taken]) -> Report:
     """All figures."""
@@ -85,36 +91,51 @@ def ratio(first: float, second: float) -> float:
 
 
 def throughput(bench: Bench) -> Report:
-    """Encrypt of 32 bytes at 64, 8 and 1 connections, against the ceiling and all peers."""
+    """Encrypt of 32 bytes at 1 to 64 connections, against the ceiling and all peers.
+
+    The counts without an aim are points of the charts, and are measured in fewer rounds, without moto.
+    """
     durable, flushed = bench.kmsd(), bench.flushed()
     ceiling = bench.ceiling(durable)
-    bao, audited, moto = bench.openbao(audited=False), bench.openbao(audited=True), bench.moto()
-    report: Report = {}
-    for connections in (64, 8, 1):
-        taken = bench.run(
-            connections,
-            durable=(durable, durable.encrypt),
-            flushed=(flushed, flushed.encrypt),
-            ceiling=(ceiling, ceiling.encrypt),
-            openbao=(None, bao),
-            openbao_audited=(None, audited),
-            moto=(None, moto),
-        )
-        ours, top = taken["durable"], taken["ceiling"]
-        report[f"{connections} connections"] = {
-            **shown(taken),
-            "durable / ceiling": ratio(ours.per_second, top.per_second),
-            "flushed / ceiling": ratio(taken["flushed"].per_second, top.per_second),
-            "CPU durable / ceiling": ratio(ours.cpu_per_request, top.cpu_per_request),
-            "CPU flushed / ceiling": ratio(taken["flushed"].cpu_per_request, top.cpu_per_request),
-            "durable / OpenBao": ratio(ours.per_second, taken["openbao"].per_second),
-            "durable / OpenBao audited": ratio(ours.per_second, taken["openbao_audited"].per_second),
-            "durable / moto": ratio(ours.per_second, taken["moto"].per_second),
-            "p50 / OpenBao audited": ratio(ours.p50, taken["openbao_audited"].p50),
-            "p99 / ceiling": ratio(ours.p99, top.p99),
-            "p99 / OpenBao": ratio(ours.p99, taken["openbao"].p99),
-        }
-    return report
+    loads: dict[str, tuple[Site | None, wrk.Replay]] = {
+        "durable": (durable, durable.encrypt),
+        "flushed": (flushed, flushed.encrypt),
+        "ceiling": (ceiling, ceiling.encrypt),
+        "openbao": (None, bench.openbao(audited=False)),
+        "openbao_audited": (None, bench.openbao(audited=True)),
+    }
+    moto = (None, bench.moto())
+    found: Report = {}
+    for connections in reversed(CONNECTIONS):
+        is_aimed_at = connections in AIMED_AT
+        taken = bench.run(connections, **loads, moto=moto) if is_aimed_at else bench.run_briefly(connections, **loads)
+        name = f"{connections} connection{'s' * (connections > 1)}"
+        found[name] = shown(taken) | (beside_peers(taken) if is_aimed_at else {})
+    return found
+
+
+AIMED_AT = (64, 8, 1)
+"""Connections with aims."""
+
+
+def beside_peers(taken: dict[str, Taken]) -> Report:
+    """The daemons, of the ceiling and of each peer."""
+    ours, top = taken["durable"], taken["ceiling"]
+    found: Report = {}
+    for side in ("durable", "flushed"):
+        found[f"CPU {side} / ceiling"] = ratio(taken[side].cpu_per_request, top.cpu_per_request)
+        for label, peer in (
+            ("ceiling", "ceiling"),
+            ("OpenBao", "openbao"),
+            ("OpenBao audited", "openbao_audited"),
+            ("moto", "moto"),
+        ):
+            found[f"{side} / {label}"] = ratio(taken[side].per_second, taken[peer].per_second)
+    return found | {
+        "p50 / OpenBao audited": ratio(ours.p50, taken["openbao_audited"].p50),
+        "p99 / ceiling": ratio(ours.p99, top.p99),
+        "p99 / OpenBao": ratio(ours.p99, taken["openbao"].p99),
+    }
 
 
 def operations(bench: Bench) -> Report:
@@ -263,9 +284,21 @@ def memory(bench: Bench) -> Report:
 
 def budget(bench: Bench) -> Report:
     """What each layer costs, alone and in the whole."""
-    folder = bench.place()
-    folder.mkdir(parents=True)
-    return layers.run(folder)
+    places = [bench.place(), bench.place()]
+    for place in places:
+        place.mkdir(parents=True)
+    http = [transport_overhead.measure("kmsd", 20_000, 64, keep=True) for _ in range(bench.rounds)]
+    trail = audit_cost.run(places[0], connections=[64], rounds=bench.rounds, seconds=bench.seconds)["64 connections"]
+    return {
+        **layers.run(places[1]),
+        "HTTP": round(statistics.median(http), 1),
+        "trail": round(trail["audited CPU us"] - trail["nothing CPU us"], 1),
+    }
+
+
+def path(bench: Bench) -> Report:
+    """How long the path of a warm Encrypt is."""
+    return path_length.run(bench.place())
 
 
 def held_up(bench: Bench) -> Report:
@@ -307,8 +340,8 @@ def starts(bench: Bench) -> Report:
 
 
 ROWS: dict[str, Callable[[Bench], Report]] = {
-    row.__name__: row
-    for row in (
+    one.__name__: one
+    for one in (
         throughput,
         operations,
         many_keys,
@@ -316,6 +349,7 @@ ROWS: dict[str, Callable[[Bench], Report]] = {
         slow_token,
         held_up,
         budget,
+        path,
         https,
         growth,
         memory,
@@ -325,22 +359,24 @@ ROWS: dict[str, Callable[[Bench], Report]] = {
 
 
 def main() -> None:
-    """Run rows, print JSON, and write it if asked."""
+    """Run rows, write them as JSON if asked, and print the table of all their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--out", type=Path)
     parser.add_argument("rows", nargs="*", metavar="row", help=", ".join(ROWS))
     options = parser.parse_args()
     servers.make_bytecode()
-    report: Report = {"machine": {"python": platform.python_version(), "kernel": platform.release()}}
+    results: Report = {}
     for name in options.rows or ROWS:
+        load = round(os.getloadavg()[0], 1)
         with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
-            report[name] = ROWS[name](Bench(Path(place), options, stack))
-        sys.stdout.write(json.dumps({name: report[name]}, indent=2) + "\n")
-        sys.stdout.flush()
+            figures = ROWS[name](Bench(Path(place), options, stack))
+        results[name] = report.row(figures, rounds=options.rounds, seconds=options.seconds, load=load)
+        sys.stderr.write(json.dumps({name: figures}, indent=2) + "\n")
         if options.out is not None:
-            options.out.write_text(json.dumps(report, indent=2))
+            options.out.write_text(json.dumps(results, indent=2))
+    print(report.summary(results))
 
 
 if __name__ == "__main__":

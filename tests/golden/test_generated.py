@@ -9,6 +9,8 @@ import pytest
 
 from kmsd.config.sections import Config
 from kmsd.config.settings import parse
+from tests.bench import performance_page
+from tests.bench.results import published
 from tests.golden import configuration, manual, tests_page
 from tests.golden.generate import KEYS_PAGE, MATRIX, PAGE, keys_page, matrix, page
 
@@ -26,6 +28,13 @@ def test_condition_keys_page() -> None:
 def test_map_of_tests() -> None:
     """docs/tests.md names the tests of each operation: run scripts/operation-table."""
     assert tests_page.PAGE.read_text() == tests_page.page()
+
+
+def test_performance_page() -> None:
+    """docs/performance.md has the published results, and the charts show them: run scripts/performance-page."""
+    results = published()
+    assert performance_page.PAGE.read_text() == performance_page.page(results)
+    assert performance_page.stale_charts(results) == []
 
 
 def test_key_state_matrix() -> None:

@@ -15,8 +15,8 @@ RUNTIME = ("requirements",)
 CLIENT = ("requirements-cli",)
 TESTS = ("requirements", "requirements-cli", "requirements-dev")
 BUILD = ("requirements-build",)
-INTEGRATIONS = "requirements-integrations"
-"""In an environment of its own: the metadata of its packages is not at hand here."""
+ELSEWHERE = ("requirements-integrations", "requirements-bench")
+"""Each in an environment of its own: the metadata of its packages is not at hand here."""
 Pins = dict[str, str]
 
 
@@ -85,10 +85,11 @@ def test_the_metadata_is_that_of_the_pinned_versions(locks: tuple[str, ...]) -> 
     assert {name: distribution(name).version for name in pins} == pins
 
 
-def test_the_clients_of_the_integrations_are_pinned_as_they_are_asked_for() -> None:
+@pytest.mark.parametrize("lock", ELSEWHERE)
+def test_what_is_installed_elsewhere_is_pinned_as_it_is_asked_for(lock: str) -> None:
     """Each by name, with a version that its `.in` file allows."""
-    pins = pins_of(INTEGRATIONS)
-    wanted = asked_for(INTEGRATIONS)
+    pins = pins_of(lock)
+    wanted = asked_for(lock)
     assert wanted
     assert [one.name for one in wanted if not one.specifier.contains(pins[canonicalize_name(one.name)])] == []
 
