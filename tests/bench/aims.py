@@ -194,7 +194,8 @@ def _full_database() -> Iterator[Figure]:
         yield Figure(label, f"{where} > ratio", at_most(1.2), Detail(f"{where} > full", f"{where} > small", "ms"))
 
 
-def _wrapped(row: str) -> Iterator[Figure]:
+def _wrapped() -> Iterator[Figure]:
+    row = "wrapped_custody"
     for label, what, first, second, aim, unit in (
         ("CreateKey, 16 connections, of `object`", "CreateKey", "wrapped", "object", at_least(5), "a second"),
         (
@@ -245,8 +246,7 @@ TABLES: dict[str, tuple[Figure, ...]] = {
     "key_kinds": KEY_KINDS,
     "databases": tuple(_databases()),
     "full_database": tuple(_full_database()),
-    "wrapped_custody": tuple(_wrapped("wrapped_custody")),
-    "wrapped_custody_small": tuple(_wrapped("wrapped_custody_small")),
+    "wrapped_custody": tuple(_wrapped()),
     "budget": tuple(Figure(label, place, unit="µs") for label, place in BUDGET.items()),
 }
 """Figures by the name of their table in the template of the page."""
