@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import multiprocessing
 import os
@@ -27,7 +28,7 @@ import uvloop
 from kmsd.app import open_components
 from kmsd.config import settings as configuration
 from kmsd.custody.credentials import CredentialStore
-from kmsd.daemon.worker import freeze_gc
+from kmsd.daemon.worker import GC_THRESHOLD
 from kmsd.wire.endpoint import Endpoint
 from kmsd.wire.http.listeners import bind_tcp
 from kmsd.wire.http.server import Listener, serve
@@ -73,7 +74,7 @@ async def _serve(path: Path, pipe: Pipe) -> None:
         )
         sock = bind_tcp("127.0.0.1", 0)
         server = await serve(front.handle, [Listener(sock)], cohorts=pipeline.cohorts)
-        freeze_gc()
+        gc.set_threshold(GC_THRESHOLD)
         pipe.send(sock.getsockname()[1])
         beats = Beats()
         async for _ in questions(pipe):
