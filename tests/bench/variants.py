@@ -1,4 +1,4 @@
-"""Variants of kmsd beside the unchanged tree, in turn, in one run: throughput, p50, p99, CPU time of a worker per request.
+"""Variants of kmsd beside the unchanged tree, in turn, in one run: throughput, p50, p99, CPU of a worker per request.
 
     .venv/bin/python -m tests.bench.variants [NAME ...] [--tree NAME=FOLDER] [--interpreter NAME=PROGRAM]
         [--connections 64 8 1] [--rounds 5] [--seconds 2] [--workers 1] [--control] [--out FILE]
