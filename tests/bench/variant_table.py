@@ -68,6 +68,29 @@ def _spinning(microseconds: int) -> list[Edit]:
     ]
 
 
+_SPIN_FOR_DISK: list[Edit] = [
+    (
+        GROUP_COMMIT,
+        "            self._syncing = batch, staged\n",
+        (
+            "            self._syncing = batch, staged\n"
+            "            if len(batch.records) == 1:\n"
+            "                self._loop.call_soon(self._spin, time.perf_counter() + 0.0003)\n"
+        ),
+    ),
+    (
+        GROUP_COMMIT,
+        "    def _synced(self",
+        (
+            "    def _spin(self, until: float) -> None:\n"
+            "        if self._syncing is not None and time.perf_counter() < until:\n"
+            "            self._loop.call_soon(self._spin, until)\n\n"
+            "    def _synced(self"
+        ),
+    ),
+]
+
+
 def _held(turns: int) -> list[Edit]:
     """A request waits some turns of the loop for others, each with an `epoll_wait`, before its first stage."""
     pauses = "            await pause()\n" * turns
@@ -98,6 +121,8 @@ VARIANTS: dict[str, Variant] = {
     ),
     "spin 50 us": Variant(_spinning(50)),
     "spin 200 us": Variant(_spinning(200)),
+    "spin while the disk writes": Variant(_SPIN_FOR_DISK),
+    "spin 50 us, and while the disk writes": Variant([*_spinning(50), *_SPIN_FOR_DISK]),
     "held 1 turn": Variant(_held(1)),
     "held 2 turns": Variant(_held(2)),
     "cohorts from 2": Variant([("event_loop/cohorts.py", "MIN_COHORT = 3\n", "MIN_COHORT = 2\n")]),
