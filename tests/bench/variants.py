@@ -195,6 +195,9 @@ def main() -> None:
             sys.stdout.write(table(connections, seen))
             sys.stdout.flush()
             report[f"{connections} connections"] = {label: vars(one) for label, one in seen.items()}
+        sizes = {label: round(site.memory(), 1) for label, site in sites.items()}
+        sys.stdout.write(f"\nPSS of the workers, MiB: {sizes}\n")
+        report["PSS MiB"] = sizes
     if options.out is not None:
         options.out.write_text(json.dumps(report, indent=1))
 
