@@ -2,7 +2,7 @@
 
 To add one: a name, and the texts to replace, each `(file below kmsd/, old, new)`. The old text must be there exactly
 once; else the benchmark fails before it measures anything. A variant that leaves an optimisation out alone shows what
-the optimisation earns. docs/decisions/0065-tried-on-the-path.md has the figures of those below.
+the optimisation earns. docs/decisions/0065-tried-on-the-path.md has the figures of those that were measured.
 """
 
 from __future__ import annotations
