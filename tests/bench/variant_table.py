@@ -2,128 +2,151 @@
 
 To add one: a name, and the texts to replace, each `(file below kmsd/, old, new)`. The old text must be there exactly
 once; else the benchmark fails before it measures anything. A variant that leaves an optimisation out alone shows what
-the optimisation earns.
+the optimisation earns. docs/decisions/0065-tried-on-the-path.md has the figures of those that were measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from tests.bench.ablations import TAILS, WITHOUT
+from tests.bench.variant import Edit, Variant
 
-Edit = tuple[str, str, str]
-"""A file below kmsd/, a text that is there exactly once, and what stands there instead."""
+CONNECTION = "wire/http/connection.py"
+WORKER = "daemon/worker.py"
+GROUP_COMMIT = "adapters/audit_trail/group_commit.py"
+FORMAT = "adapters/audit_trail/format.py"
 
-
-@dataclass(frozen=True)
-class Variant:
-    """A change of the code, and variables for the daemon."""
-
-    edits: Sequence[Edit] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+_SPIN = """
+_SPUN = {"until": 0.0}
 
 
-def _uncached(file: str, *functions: str) -> list[Edit]:
-    """Functions of a file that are computed each time, instead of being cached."""
-    return [(file, f"@lru_cache(maxsize={size})\ndef {name}(", f"def {name}(") for name, size in map(_split, functions)]
+def spin(loop: asyncio.AbstractEventLoop) -> None:
+    if perf_counter() < _SPUN["until"]:
+        loop.call_soon(spin, loop)
+    else:
+        _SPUN["until"] = 0.0
 
 
-def _split(text: str) -> tuple[str, str]:
-    name, _, size = text.partition(" ")
-    return name, size
+def spin_from_now(loop: asyncio.AbstractEventLoop) -> None:
+    if not _SPUN["until"]:
+        loop.call_soon(spin, loop)
+    _SPUN["until"] = perf_counter() + SECONDS
 
 
-WITHOUT: dict[str, Variant] = {
-    "cohorts": Variant([("event_loop/cohorts.py", "MIN_COHORT = 3\n", "MIN_COHORT = 1 << 60\n")]),
-    "write-ahead log": Variant([("app.py", "ahead_bytes=AHEAD_BYTES if is_worker(writer) else 0", "ahead_bytes=0")]),
-    "asynchronous sync": Variant(
-        [
+NEVER = math.inf
+"""
+
+
+def _spinning(microseconds: int) -> list[Edit]:
+    """After an answer, the loop polls for this long before it sleeps; only while few calls are under way.
+
+    uvloop polls without a timeout while a callback is due. So a callback that asks to be called again is the spin.
+    """
+    return [
+        (CONNECTION, "import math\n", "import math\nfrom time import perf_counter\n"),
+        (CONNECTION, "\nNEVER = math.inf\n", _SPIN.replace("SECONDS", f"{microseconds / 1e6}")),
+        (
+            CONNECTION,
+            "                    self._transport.writelines(pieces)\n",
             (
-                "adapters/audit_trail/group_commit.py",
-                "        return AioContext()\n",
-                "        raise OSError(38, 'left out')\n",
-            )
-        ]
-    ),
-    "gathering of records": Variant(
-        [("adapters/audit_trail/group_commit.py", "self._cohorts.in_flight <= 0\n", "True\n")]
-    ),
-    "mapped index of SQLite's log": Variant(
-        [("adapters/sqlite/store.py", "if header is None or header != self._reader.header:", "if True:")]
-    ),
-    "cached decisions": Variant(
-        [("operations/admission.py", "if known is not None and known[0] is key", "if False and known[0] is key")]
-    ),
-    "encoded caller": Variant([("audit/record.py", "if known is not None and known[0] is caller:", "if False:")]),
-    "encoded client and resources": Variant(
-        [
-            *_uncached("audit/record.py", "_tls_details CACHED", "resources_of CACHED"),
-            *_uncached("audit/calls.py", "_shown_source CACHED"),
-            *_uncached("wire/endpoint.py", "_source 1024"),
-        ]
-    ),
-    "request ids from a stock": Variant([("wire/http/messages.py", "_POOL_SIZE = 256", "_POOL_SIZE = 1")]),
-    "nonces from a stock": Variant([("adapters/pkcs11/gcm_scratch.py", "IV_BATCH = 64", "IV_BATCH = 1")]),
-    "plans of headers": Variant(
-        [
-            *_uncached("wire/sigv4/header_plan.py", "header_layout 1024", "header_plan 1024"),
-            *_uncached("wire/sigv4/forms.py", "authorization 1024", "instant 64"),
-        ]
-    ),
-    "rare collections": Variant([("daemon/worker.py", "    gc.set_threshold(GC_THRESHOLD)\n", "")]),
-    "one heap": Variant([("daemon/fork_server.py", "    configure_malloc(os.environ)\n", "")]),
-    "the copy of the trail": Variant(
-        [
-            (
-                "cloudwatch_logs/jobs/audit_copy.py",
-                "        for chain in await self.trail.chains():\n",
-                "        for chain in ():\n",
-            )
-        ]
-    ),
-}
-"""Each leaves one thing out: a row per optimisation, and the copy of the trail, whose price is wanted."""
-
-
-WITHIN_A_COMMIT = "        self._records.append(record)\n        self._waiting.append(done)\n"
-BEFORE_THE_SYNC = "            if staged.write is None:\n"
-TAILS: dict[str, Variant] = {
-    "no records": Variant(
-        [
-            (
-                "adapters/audit_trail/group_commit.py",
-                WITHIN_A_COMMIT,
-                "        done.set_result(self._writer.head)\n        return done\n" + WITHIN_A_COMMIT,
-            )
-        ]
-    ),
-    "no sync": Variant(
-        [
-            ("app.py", "ahead_bytes=AHEAD_BYTES if is_worker(writer) else 0", "ahead_bytes=0"),
-            (
-                "adapters/audit_trail/group_commit.py",
-                BEFORE_THE_SYNC,
-                "            self._syncing = batch, staged\n            self._loop.call_soon(self._synced, None)\n"
-                "            return\n" + BEFORE_THE_SYNC,
+                "                    self._transport.writelines(pieces)\n"
+                "                    if server.cohorts.in_flight <= 1:\n"
+                "                        spin_from_now(self._loop)\n"
             ),
-        ]
+        ),
+    ]
+
+
+_SPIN_FOR_DISK: list[Edit] = [
+    (
+        GROUP_COMMIT,
+        "            self._syncing = batch, staged\n",
+        (
+            "            self._syncing = batch, staged\n"
+            "            if len(batch.records) == 1:\n"
+            "                self._loop.call_soon(self._spin, time.perf_counter() + 0.0003)\n"
+        ),
     ),
-    "no checkpoints": Variant(
-        [
-            (
-                "adapters/audit_trail/checkpointer.py",
-                "        if self._closing or self._delayed:\n            return\n        if head",
-                "        return\n        if head",
-            )
-        ]
+    (
+        GROUP_COMMIT,
+        "    def _synced(self",
+        (
+            "    def _spin(self, until: float) -> None:\n"
+            "        if self._syncing is not None and time.perf_counter() < until:\n"
+            "            self._loop.call_soon(self._spin, until)\n\n"
+            "    def _synced(self"
+        ),
     ),
-}
-"""Each leaves out what may make the slowest hundredth slow. None of them is a daemon to use: `no records` acknowledges
-calls that no trail has."""
+]
+
+
+def _held(turns: int) -> list[Edit]:
+    """A request waits some turns of the loop for others, each with an `epoll_wait`, before its first stage."""
+    pauses = "            await pause()\n" * turns
+    return [
+        (
+            CONNECTION,
+            "from kmsd.wire.http.connection_state",
+            "from kmsd.event_loop.cohorts import pause\nfrom kmsd.wire.http.connection_state",
+        ),
+        (
+            CONNECTION,
+            "        try:\n            while self._queue:\n",
+            f"        try:\n{pauses}            while self._queue:\n",
+        ),
+    ]
+
 
 VARIANTS: dict[str, Variant] = {
-    **TAILS,
     **{f"without {name}": variant for name, variant in WITHOUT.items()},
-    "no garbage collection": Variant(
-        [("adapters/audit_trail/sink.py", "from __future__ import annotations\n", "import gc\n\ngc.disable()\n")]
+    **TAILS,
+    "no garbage collection": Variant([(WORKER, "    gc.set_threshold(GC_THRESHOLD)\n", "    gc.disable()\n")]),
+    "pinned workers": Variant(
+        [
+            (
+                WORKER,
+                "    set_up(",
+                "    os.sched_setaffinity(0, {spec.worker_index % (os.cpu_count() or 1)})\n    set_up(",
+            )
+        ]
+    ),
+    "spin 50 us": Variant(_spinning(50)),
+    "spin 200 us": Variant(_spinning(200)),
+    "spin while the disk writes": Variant(_SPIN_FOR_DISK),
+    "spin 50 us, and while the disk writes": Variant([*_spinning(50), *_SPIN_FOR_DISK]),
+    "held 1 turn": Variant(_held(1)),
+    "held 2 turns": Variant(_held(2)),
+    "cohorts from 2": Variant([("event_loop/cohorts.py", "MIN_COHORT = 3\n", "MIN_COHORT = 2\n")]),
+    "batch of 32": Variant([(GROUP_COMMIT, "MAX_BATCH = 16\n", "MAX_BATCH = 32\n")]),
+    "one buffer for a batch": Variant(
+        [
+            (
+                FORMAT,
+                (
+                    '        digest = sha256(b"%b %b" % (digest, record)).hexdigest().encode()\n'
+                    '        lines.append(b"%d %b %b\\n" % (sequence, digest, record))\n'
+                    '    return b"".join(lines), Head(sequence, digest)\n'
+                ),
+                (
+                    '        lines += b"%d %b %b\\n" % (sequence, digest, record)\n'
+                    "        begin = len(lines) - len(record) - 66\n"
+                    "        digest = sha256(memoryview(lines)[begin:-1]).hexdigest().encode()\n"
+                    "        lines[begin : begin + 64] = digest\n"
+                    "    return bytes(lines), Head(sequence, digest)\n"
+                ),
+            ),
+            (FORMAT, "    lines = []\n", "    lines = bytearray()\n"),
+        ]
+    ),
+    "answer as one write": Variant(
+        [
+            (
+                CONNECTION,
+                "                    self._transport.writelines(pieces)",
+                "                    self._transport.write(pieces[0])",
+            )
+        ]
+    ),
+    "asyncio's own loop": Variant(
+        [(WORKER, "loop_factory=uvloop.new_event_loop", "loop_factory=asyncio.new_event_loop")]
     ),
 }

@@ -1,4 +1,4 @@
-"""Variants of kmsd beside the unchanged tree, in turn, in one run: throughput, p50, p99, CPU time of a worker.
+"""Variants of kmsd beside the unchanged tree, in turn, in one run: throughput, p50, p99, CPU of a worker per request.
 
     .venv/bin/python -m tests.bench.variants [NAME ...] [--tree NAME=FOLDER] [--interpreter NAME=PROGRAM]
         [--connections 64 8 1] [--rounds 5] [--seconds 2] [--workers 1] [--control] [--out FILE]
@@ -28,7 +28,8 @@ from pathlib import Path
 
 import kmsd as package
 from tests.bench import servers, wrk
-from tests.bench.variant_table import VARIANTS, Edit
+from tests.bench.variant import Edit
+from tests.bench.variant_table import VARIANTS
 from tests.support.daemon import Daemon, provisioned
 
 UNCHANGED = "unchanged"
@@ -195,6 +196,9 @@ def main() -> None:
             sys.stdout.write(table(connections, seen))
             sys.stdout.flush()
             report[f"{connections} connections"] = {label: vars(one) for label, one in seen.items()}
+        sizes = {label: round(site.memory(), 1) for label, site in sites.items()}
+        sys.stdout.write(f"\nPSS of the workers, MiB: {sizes}\n")
+        report["PSS MiB"] = sizes
     if options.out is not None:
         options.out.write_text(json.dumps(report, indent=1))
 
