@@ -60,6 +60,7 @@ from kmsd.operations.kms import (
     get_key_rotation_status,
     get_parameters_for_import,
     get_public_key,
+    grant_operations,
     import_key_material,
     list_aliases,
     list_grants,
@@ -167,6 +168,9 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     untag_log_group.OPERATION,
     logs_untag_resource.OPERATION,
 )
+
+for _operation in OPERATIONS:
+    grant_operations.declare(_operation)
 
 BY_TARGET: Mapping[str, Operation[Any, Any]] = {
     operation.target: operation for operation in OPERATIONS if operation.service is not STS

@@ -28,6 +28,8 @@ class ConditionKey(msgspec.Struct, frozen=True):
     """The origin of the value: a sentence for docs/condition-keys.md."""
     actions: frozenset[str] = frozenset()
     """The actions that have the key. Empty: every action whose request or resource has such a value."""
+    members: tuple[str, ...] = ()
+    """Members of requests that supply the value. Actions whose requests declare none of them do not have the key."""
     is_fixed: bool = False
     """True if it follows from the caller or the encryption context. Values given by hand cannot replace it."""
 
@@ -42,8 +44,13 @@ def _kms(*operations: str) -> frozenset[str]:
     return frozenset(f"kms:{operation}" for operation in operations)
 
 
-CRYPTOGRAPHIC = _kms(*grants.CRYPTOGRAPHIC)
-_WITH_CONTEXT = CRYPTOGRAPHIC | _kms("CreateGrant", "RetireGrant")
+def _of_member(name: str, member: str, otherwise: str = "") -> ConditionKey:
+    """Declare a key with the value of a member, which no request declares but those of its actions."""
+    wire_name = "".join(part.capitalize() for part in member.split("_"))
+    return ConditionKey(name, values.member(member), f"member {wire_name}{otherwise}", members=(member,))
+
+
+_WITH_CONTEXT = _kms(*grants.WITH_CONTEXT)
 _WITH_TAGS = _kms("CreateKey", "TagResource") | {"logs:CreateLogGroup", "logs:TagLogGroup", "logs:TagResource"}
 _ASSUMING = frozenset({"sts:AssumeRole", "sts:AssumeRoleWithWebIdentity", "sts:TagSession", "sts:SetSourceIdentity"})
 """Actions of the requests that assume a role."""
@@ -214,38 +221,28 @@ _KMS = (
     ),
     ConditionKey("kms:CustomerMasterKeySpec", _SPEC, "the older name of kms:KeySpec"),
     ConditionKey("kms:CustomerMasterKeyUsage", _USAGE, "the older name of kms:KeyUsage"),
-    ConditionKey(
-        "kms:DataKeyPairSpec",
-        values.member("key_pair_spec"),
-        "member KeyPairSpec",
-        _kms("GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext"),
-    ),
+    _of_member("kms:DataKeyPairSpec", "key_pair_spec"),
     ConditionKey(
         "kms:EncryptionAlgorithm",
         values.encryption_algorithm,
         "member EncryptionAlgorithm, or `SYMMETRIC_DEFAULT`; of ReEncrypt, the one of the key that is authorised",
-        CRYPTOGRAPHIC,
+        _WITH_CONTEXT,
     ),
     ConditionKey(
         "kms:EncryptionContext:${EncryptionContextKey}",
         lambda request, name: named(request.encryption_context, name),
         "pair of the encryption context, or of the grant's constraint",
-        _WITH_CONTEXT,
+        _WITH_CONTEXT | _kms("CreateGrant", "RetireGrant"),
         is_fixed=True,
     ),
     ConditionKey(
         "kms:EncryptionContextKeys",
         lambda request, _: tuple(request.encryption_context),
         "names in the encryption context, or in the grant's constraint",
-        _WITH_CONTEXT,
+        _WITH_CONTEXT | _kms("CreateGrant", "RetireGrant"),
         is_fixed=True,
     ),
-    ConditionKey(
-        "kms:ExpirationModel",
-        values.member("expiration_model"),
-        "member ExpirationModel, or its default",
-        _kms("ImportKeyMaterial"),
-    ),
+    _of_member("kms:ExpirationModel", "expiration_model", ", or its default"),
     ConditionKey(
         "kms:GrantConstraintType",
         values.constraint_type,
@@ -258,16 +255,11 @@ _KMS = (
         "`false`: no service of the daemon makes grants",
         _kms("CreateGrant", "ListGrants", "RevokeGrant"),
     ),
-    ConditionKey("kms:GrantOperations", values.member("operations"), "member Operations", _kms("CreateGrant")),
+    _of_member("kms:GrantOperations", "operations"),
     ConditionKey(
         "kms:GranteePrincipal", values.member("grantee_principal"), "member GranteePrincipal", _kms("CreateGrant")
     ),
-    ConditionKey(
-        "kms:KeyAgreementAlgorithm",
-        values.member("key_agreement_algorithm"),
-        "member KeyAgreementAlgorithm",
-        _kms("DeriveSharedSecret"),
-    ),
+    _of_member("kms:KeyAgreementAlgorithm", "key_agreement_algorithm"),
     ConditionKey(
         "kms:KeyOrigin",
         values.of_key(lambda key: key.origin.value, values.member("origin"), "AWS_KMS"),
@@ -275,12 +267,8 @@ _KMS = (
     ),
     ConditionKey("kms:KeySpec", _SPEC, "spec of the key"),
     ConditionKey("kms:KeyUsage", _USAGE, "usage of the key"),
-    ConditionKey(
-        "kms:MacAlgorithm", values.member("mac_algorithm"), "member MacAlgorithm", _kms("GenerateMac", "VerifyMac")
-    ),
-    ConditionKey(
-        "kms:MessageType", values.member("message_type"), "member MessageType, or `RAW`", _kms("Sign", "Verify")
-    ),
+    _of_member("kms:MacAlgorithm", "mac_algorithm"),
+    _of_member("kms:MessageType", "message_type", ", or `RAW`"),
     ConditionKey(
         "kms:MultiRegion",
         values.of_key("false", values.member("multi_region"), "false"),
@@ -303,28 +291,11 @@ _KMS = (
         "member RotationPeriodInDays, or its default",
         _kms("EnableKeyRotation"),
     ),
-    ConditionKey(
-        "kms:ScheduleKeyDeletionPendingWindowInDays",
-        values.member("pending_window_in_days"),
-        "member PendingWindowInDays, or its default",
-        _kms("ScheduleKeyDeletion"),
-    ),
-    ConditionKey(
-        "kms:SigningAlgorithm", values.member("signing_algorithm"), "member SigningAlgorithm", _kms("Sign", "Verify")
-    ),
-    ConditionKey("kms:ValidTo", values.valid_to, "member ValidTo", _kms("ImportKeyMaterial")),
-    ConditionKey(
-        "kms:WrappingAlgorithm",
-        values.member("wrapping_algorithm"),
-        "member WrappingAlgorithm",
-        _kms("GetParametersForImport"),
-    ),
-    ConditionKey(
-        "kms:WrappingKeySpec",
-        values.member("wrapping_key_spec"),
-        "member WrappingKeySpec",
-        _kms("GetParametersForImport"),
-    ),
+    _of_member("kms:ScheduleKeyDeletionPendingWindowInDays", "pending_window_in_days", ", or its default"),
+    _of_member("kms:SigningAlgorithm", "signing_algorithm"),
+    ConditionKey("kms:ValidTo", values.valid_to, "member ValidTo", members=("valid_to",)),
+    _of_member("kms:WrappingAlgorithm", "wrapping_algorithm"),
+    _of_member("kms:WrappingKeySpec", "wrapping_key_spec"),
 )
 
 PROVIDED = (*_PRINCIPAL, *_REQUEST, *_KMS)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kmsd.domain.grant import GRANT_OPERATIONS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from kmsd.domain.grant import Grant
 
-CRYPTOGRAPHIC = frozenset(
+WITH_CONTEXT = frozenset(
     {
         *("Encrypt", "Decrypt", "ReEncryptFrom", "ReEncryptTo"),
         *("GenerateDataKey", "GenerateDataKeyWithoutPlaintext"),
@@ -19,11 +21,7 @@ CRYPTOGRAPHIC = frozenset(
 """Operations with an encryption context. "Grant constraints are not applied to operations that do not support an
 encryption context, such as … management operations, such as DescribeKey or RetireGrant" (GrantConstraints)."""
 
-USABLE = CRYPTOGRAPHIC | {
-    *("Sign", "Verify", "GenerateMac", "VerifyMac", "GetPublicKey", "DeriveSharedSecret"),
-    *("Encapsulate", "Decapsulate"),
-    *("CreateGrant", "DescribeKey"),
-}
+USABLE = frozenset(GRANT_OPERATIONS) - {"RetireGrant"}
 """Operations that a grant can allow on its key. RetireGrant is not among them: it only allows to retire the grant that
 lists it (`kmsd.authz.grant_retirement`)."""
 
@@ -46,7 +44,7 @@ def is_on(grant: Grant, resource: str) -> bool:
 
 def admits(grant: Grant, operation: str, context: Mapping[str, str]) -> bool:
     """True if the grant's constraint admits this operation with this encryption context."""
-    return operation not in CRYPTOGRAPHIC or grant.admits_context(context)
+    return operation not in WITH_CONTEXT or grant.admits_context(context)
 
 
 def fitting(
@@ -83,10 +81,10 @@ class _Index:
 
     def _add(self, number: int, grant: Grant, operation: str) -> None:
         key = grant.grantee_principal, operation
-        if operation in CRYPTOGRAPHIC and grant.encryption_context_equals is not None:
+        if operation in WITH_CONTEXT and grant.encryption_context_equals is not None:
             whole = frozenset(grant.encryption_context_equals.items())
             self._equals.setdefault(key, {}).setdefault(whole, []).append(number)
-        elif operation in CRYPTOGRAPHIC and grant.encryption_context_subset:
+        elif operation in WITH_CONTEXT and grant.encryption_context_subset:
             pair = min(grant.encryption_context_subset.items())
             self._subset.setdefault(key, {}).setdefault(pair, []).append(number)
         else:

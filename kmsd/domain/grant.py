@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+GRANT_OPERATIONS = (
+    *("Decrypt", "Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "ReEncryptTo"),
+    *("Sign", "Verify", "GetPublicKey", "CreateGrant", "RetireGrant", "DescribeKey", "GenerateDataKeyPair"),
+    *("GenerateDataKeyPairWithoutPlaintext", "GenerateMac", "VerifyMac", "DeriveSharedSecret"),
+    *("Encapsulate", "Decapsulate"),
+)
+"""AWS's enumeration, complete and in its order. Which of them fit a key follows from the declared operations."""
+
 
 class Grant(msgspec.Struct, frozen=True):
     """A grant. At most one of the two constraints is set; if both are None there is no constraint."""

@@ -24,6 +24,7 @@ from kmsd.domain.ciphertext_blob import Blob
 from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.key import Key
 from kmsd.domain.key_import import WrappingAlgorithm
+from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.key_state import Usable
 from kmsd.domain.principal import Caller
 from kmsd.domain.quotas import Quotas
@@ -263,6 +264,8 @@ class Operation(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True, eq=Fa
     """True if a web token in the request authenticates the caller. The request is not signed."""
     delegates: bool = False
     """True if the handler needs `Target.authorization_request`, not only the decision."""
+    grantable: frozenset[KeySpec] = frozenset()
+    """Specs of the keys on which a grant may allow it, though it needs none of their usages."""
     prepare: Callable[[RequestT, WriteCall], Awaitable[Any]] | None = None
     """Acts on the token before the transaction (under an intent). Its result is in `Call.prepared`."""
 

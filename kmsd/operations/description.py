@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from kmsd import errors
+from kmsd.authz.condition_keys import ConditionKey
 from kmsd.domain.key_state import KeyState, StateRule
 from kmsd.errors import ServiceError
 from kmsd.operations.declaration import Operation
@@ -27,6 +29,17 @@ def errors_of(operation: AnyOperation) -> tuple[str, ...]:
     for access in operation.access:
         found.update(access.errors)
     return tuple(sorted(error.__name__ for error in found))
+
+
+def actions_with(key: ConditionKey, operations: Iterable[AnyOperation]) -> frozenset[str]:
+    """Return the actions that have a condition key; empty if it is not bound to actions."""
+    found = {
+        action
+        for operation in operations
+        if not set(key.members).isdisjoint(operation.request.__struct_fields__)
+        for _, action in operation.actions
+    }
+    return key.actions | found
 
 
 def state_row(operation: AnyOperation) -> str:

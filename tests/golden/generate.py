@@ -13,7 +13,7 @@ from kmsd.authz.absent_condition_keys import NOT_PROVIDED
 from kmsd.authz.condition_keys import PROVIDED
 from kmsd.domain.key_state import KeyState
 from kmsd.operations.declaration import Operation
-from kmsd.operations.description import errors_of, members, reaches, state_row
+from kmsd.operations.description import actions_with, errors_of, members, reaches, state_row
 from kmsd.services import OPERATIONS
 from tests.golden import caches, tests_page
 
@@ -103,7 +103,7 @@ def keys_page() -> str:
     rows = ["## Provided\n", "| key | for | value |", "|---|---|---|"]
     known = {operation.action for operation in OPERATIONS} | {"kms:ReEncryptFrom", "kms:ReEncryptTo"}
     for key in sorted(PROVIDED, key=lambda key: key.name.lower()):
-        actions = ", ".join(f"`{action}`" for action in sorted(key.actions & known)) or "every action"
+        actions = ", ".join(f"`{action}`" for action in sorted(actions_with(key, OPERATIONS) & known)) or "every action"
         rows.append(f"| `{key.name}` | {actions} | {key.source} |")
     rows += ["\n## Not provided\n", "| key | why |", "|---|---|"]
     rows += [f"| `{name}` | {why} |" for name, why in sorted(NOT_PROVIDED.items(), key=lambda item: item[0].lower())]

@@ -1,41 +1,42 @@
-"""What a grant may allow is what the declarations say that a key of this kind can do."""
+"""What a grant may allow follows from the declarations, and is what AWS documents (Developer Guide)."""
 
 from __future__ import annotations
 
 import pytest
 
-from kmsd import services
+from kmsd.authz.grants import WITH_CONTEXT
+from kmsd.domain.grant import GRANT_OPERATIONS
 from kmsd.domain.key_spec import ALGORITHMS, KeySpec, KeyUsage
-from kmsd.operations.access import _OfKey
 from kmsd.operations.kms.grant_operations import grantable
-from kmsd.operations.kms.shapes import GRANT_OPERATIONS
 from kmsd.services import OPERATIONS
 from tests.support.domain_keys import a_key
 
 KINDS = [(spec, usage) for spec, usages in ALGORITHMS.items() for usage in usages]
 ANY_KEY = {"CreateGrant", "RetireGrant", "DescribeKey"}
-
-
-def declared(spec: KeySpec, usage: KeyUsage) -> set[str]:
-    """The actions of operations that need this usage, and a symmetric key where they say so."""
-    return {
-        access.action or operation.name
-        for operation in OPERATIONS
-        if operation.service is services.KMS
-        for access in operation.access
-        if isinstance(access, _OfKey)
-        and access.usage is usage
-        and (spec is KeySpec.SYMMETRIC_DEFAULT or not access.is_symmetric)
-    }
+BY_USAGE = {
+    KeyUsage.ENCRYPT_DECRYPT: {"Decrypt", "Encrypt", "ReEncryptFrom", "ReEncryptTo", "GetPublicKey"},
+    KeyUsage.SIGN_VERIFY: {"Sign", "Verify", "GetPublicKey"},
+    KeyUsage.GENERATE_VERIFY_MAC: {"GenerateMac", "VerifyMac"},
+    KeyUsage.KEY_AGREEMENT: {"DeriveSharedSecret", "GetPublicKey"},
+    KeyUsage.ENCAPSULATE_DECAPSULATE: {"Encapsulate", "Decapsulate", "GetPublicKey"},
+}
 
 
 @pytest.mark.parametrize(("spec", "usage"), KINDS)
-def test_a_grant_may_allow_what_is_declared(spec: KeySpec, usage: KeyUsage) -> None:
-    """And GetPublicKey, which has no usage of its own."""
-    public = {"GetPublicKey"} if spec.is_asymmetric else set()
-    assert set(grantable(a_key(spec=spec, usage=usage))) == ANY_KEY | declared(spec, usage) | public
+def test_a_grant_may_allow_what_aws_documents(spec: KeySpec, usage: KeyUsage) -> None:
+    """For each kind of key."""
+    documented = WITH_CONTEXT if spec is KeySpec.SYMMETRIC_DEFAULT else BY_USAGE[usage]
+    assert grantable(a_key(spec=spec, usage=usage)) == ANY_KEY | documented
 
 
 def test_every_grant_operation_is_for_some_key() -> None:
     """AWS's enumeration has no other."""
     assert {name for kind in KINDS for name in grantable(a_key(spec=kind[0], usage=kind[1]))} == set(GRANT_OPERATIONS)
+
+
+def test_constraints_apply_to_operations_with_an_encryption_context() -> None:
+    """The list of authorisation has the actions whose declared access has an encryption context."""
+    accesses = [(access, action) for operation in OPERATIONS for access, action in operation.actions]
+    assert {action for access, action in accesses if getattr(access, "context", None)} == {
+        f"kms:{name}" for name in WITH_CONTEXT
+    }

@@ -147,4 +147,5 @@ OPERATION = Operation(
     raises=(InvalidArnException, LimitExceededException, UnsupportedOperationException),
     writes=True,
     delegates=True,
+    grantable=frozenset(KeySpec),
 )

@@ -49,4 +49,5 @@ OPERATION = Operation(
     Response,
     handle,
     access=(OnKey("key_id", Usable.ANY, aliases=True),),
+    grantable=frozenset(KeySpec),
 )

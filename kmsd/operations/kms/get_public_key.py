@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kmsd.custody import key_material, wrapped_material
+from kmsd.domain.key_spec import KeySpec
 from kmsd.domain.key_state import Usable
 from kmsd.errors import KeyUnavailableException, UnsupportedOperationException
 from kmsd.operations.access import OnKey
@@ -56,4 +57,5 @@ OPERATION = Operation(
     handle,
     access=(OnKey("key_id", Usable.ENABLED, aliases=True),),
     raises=(KeyUnavailableException, UnsupportedOperationException),
+    grantable=frozenset(spec for spec in KeySpec if spec.is_asymmetric),
 )

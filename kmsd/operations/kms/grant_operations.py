@@ -1,26 +1,30 @@
-"""The operations that a grant on a key may allow, by the key's usage (Developer Guide, "Grant operations")."""
+"""The operations that a grant on a key may allow, from their declarations (Developer Guide, "Grant operations")."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 from kmsd.domain.key import Key
-from kmsd.domain.key_spec import KeySpec, KeyUsage
+from kmsd.domain.key_spec import ALGORITHMS, KeySpec, KeyUsage
+from kmsd.operations.declaration import Operation
 
-_ANY_KEY = ("CreateGrant", "RetireGrant", "DescribeKey")
-_SYMMETRIC = (
-    *("Decrypt", "Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "ReEncryptTo"),
-    *("GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext"),
-)
-_BY_USAGE: Mapping[KeyUsage, tuple[str, ...]] = {
-    KeyUsage.ENCRYPT_DECRYPT: ("Decrypt", "Encrypt", "ReEncryptFrom", "ReEncryptTo", "GetPublicKey"),
-    KeyUsage.SIGN_VERIFY: ("Sign", "Verify", "GetPublicKey"),
-    KeyUsage.GENERATE_VERIFY_MAC: ("GenerateMac", "VerifyMac"),
-    KeyUsage.KEY_AGREEMENT: ("DeriveSharedSecret", "GetPublicKey"),
-    KeyUsage.ENCAPSULATE_DECAPSULATE: ("Encapsulate", "Decapsulate", "GetPublicKey"),
+_BY_KIND: dict[tuple[KeySpec, KeyUsage], set[str]] = {
+    (spec, usage): set() for spec, usages in ALGORITHMS.items() for usage in usages
 }
+"""Operations by spec and usage of the key. `kmsd.services` fills it."""
 
 
-def grantable(key: Key) -> tuple[str, ...]:
+def declare(operation: Operation[Any, Any]) -> None:
+    """Let grants allow the operation on keys that it needs a usage of, and on those that it is `grantable` for."""
+    for access, action in operation.actions:
+        needed, is_symmetric = getattr(access, "usage", None), getattr(access, "is_symmetric", False)
+        name = action.partition(":")[2]
+        for (spec, usage), names in _BY_KIND.items():
+            fits = usage is needed and (spec is KeySpec.SYMMETRIC_DEFAULT or not is_symmetric)
+            if fits or spec in operation.grantable:
+                names.add(name)
+
+
+def grantable(key: Key) -> frozenset[str]:
     """Return the operations that a grant on `key` may allow."""
-    return _ANY_KEY + (_SYMMETRIC if key.spec is KeySpec.SYMMETRIC_DEFAULT else _BY_USAGE[key.usage])
+    return frozenset(_BY_KIND[key.spec, key.usage])

@@ -12,6 +12,7 @@ from kmsd.authz.request import AuthorizationRequest, Decision
 from kmsd.custody import grant_tokens
 from kmsd.domain.arn import parse_key_name
 from kmsd.domain.grant import Grant, check_grant_id
+from kmsd.domain.key_spec import KeySpec
 from kmsd.errors import (
     InvalidArnException,
     InvalidGrantIdException,
@@ -104,4 +105,5 @@ OPERATION: Operation[Request, None] = Operation(
     access=(OnGrant(),),
     raises=(InvalidArnException, InvalidGrantIdException, InvalidGrantTokenException, NotFoundException),
     writes=True,
+    grantable=frozenset(KeySpec),
 )

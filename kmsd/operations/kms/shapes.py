@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 
 from kmsd.domain import key_spec
+from kmsd.domain.grant import GRANT_OPERATIONS
 
 
 class Constraint(msgspec.Struct, frozen=True, dict=True):
@@ -61,12 +62,6 @@ KEY_SPECS = (
 )
 NEW_KEY_SPECS = (
     *("ML_DSA_44", "ML_DSA_65", "ML_DSA_87", "ECC_NIST_EDWARDS25519", "ML_KEM_512", "ML_KEM_768", "ML_KEM_1024"),
-)
-GRANT_OPERATIONS = (
-    *("Decrypt", "Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "ReEncryptTo"),
-    *("Sign", "Verify", "GetPublicKey", "CreateGrant", "RetireGrant", "DescribeKey", "GenerateDataKeyPair"),
-    *("GenerateDataKeyPairWithoutPlaintext", "GenerateMac", "VerifyMac", "DeriveSharedSecret"),
-    *("Encapsulate", "Decapsulate"),
 )
 
 _KEY_ID = Constraint(min_length=1, max_length=2048)
