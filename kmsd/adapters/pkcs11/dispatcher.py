@@ -64,22 +64,16 @@ class CallDispatcher:
         counter = self.counters.get(kind) or self._counter(kind)
         counter.calls += 1
         start = perf_counter()
-        # Derived and unwrapped keys stay alive while a call holds them. Only objects need the lock.
         is_xaes = algorithm is Algorithm.XAES_256_GCM
-        held = key if not is_xaes and isinstance(key, bytes) else None
-        policy, login = self.inline_policy, self._link.login
+        policy, link, login = self.inline_policy, self._link, self._link.login
         try:
             if login is None or login.connection.retired:
-                login = self._link.require()
-            is_ready = key is None or (login.keys.is_known(key) if not is_xaes else login.derived.has(key, prefix))
-            if not is_ready:
-                pace, held = first(pace), key if isinstance(key, bytes) else None
-            if (
-                size > _INLINE_LIMIT
-                or pace not in policy.inline
-                or not (is_ready or login.within_reach(key))
-                or (held is not None and not self._link.locks.try_acquire(held))
-            ):
+                login = link.require()
+            if not (key is None or (login.keys.is_known(key) if not is_xaes else login.derived.has(key, prefix))):
+                return await self._first_use(login, kind, key, call, size=size, pace=first(pace))
+            # Derived and unwrapped keys stay alive while a call holds them. Only objects need the lock.
+            held = key if not is_xaes and isinstance(key, bytes) else None
+            if not (size <= _INLINE_LIMIT and pace in policy.inline and (held is None or link.locks.try_acquire(held))):
                 return await self._in_thread(kind, key, call)
             try:
                 result = self._inline(login, held, call)
@@ -93,6 +87,35 @@ class CallDispatcher:
             raise
         finally:
             counter.observe(perf_counter() - start)
+        return result
+
+    async def _first_use(
+        self,
+        login: Login,
+        kind: Kind,
+        key: KeyReference,
+        call: Callable[[Login, Session], bytes],
+        *,
+        size: int,
+        pace: Pace,
+    ) -> bytes:
+        """Make a call whose key must be found or derived first, inline if that is fast as well."""
+        held = key if isinstance(key, bytes) else None
+        is_inline = size <= _INLINE_LIMIT and pace in self.inline_policy.inline and login.within_reach(key)
+        if not is_inline or (held is not None and not self._link.locks.try_acquire(held)):
+            return await self._in_thread(kind, key, call)
+        try:
+            return self._recorded(pace, login, held, call)
+        except CkrError as error:
+            return await self._handle_error(login, kind, key, call, error)
+
+    def _recorded(self, pace: Pace, login: Login, held: bytes | None, call: Callable[[Login, Session], T]) -> T:
+        """Make a call on the event loop and record its time. `data` has the same lines: a call less."""
+        policy, start = self.inline_policy, perf_counter()
+        result = self._inline(login, held, call)
+        seconds = perf_counter() - start
+        if seconds >= policy.slow_seconds or pace in policy.watched:
+            policy.record(pace, seconds)
         return result
 
     def _inline(self, login: Login, held: bytes | None, call: Callable[[Login, Session], T]) -> T:
@@ -141,20 +164,19 @@ class CallDispatcher:
 
     async def generation(self, domain_key: DomainKey, call: Callable[[Login, Session], T]) -> T:
         """Make a call that generates a secret under a domain key, and leaves nothing in the token if it fails."""
-        login, policy = self._link.require(), self.inline_policy
-        if GENERATION in policy.inline and login.wrapped.is_open(domain_key.domain_key_id, domain_key.binding_key):
+        login = self._link.require()
+        if GENERATION in self.inline_policy.inline and login.wrapped.is_open(
+            domain_key.domain_key_id, domain_key.binding_key
+        ):
             start = perf_counter()
             try:
-                result = self._inline(login, None, call)
+                result = self._recorded(GENERATION, login, None, call)
             except CkrError as error:
                 log.info("token_call_retried", kind=GENERATION, reason=str(error), retry=True)
             else:
-                seconds = perf_counter() - start
-                if seconds >= policy.slow_seconds or GENERATION in policy.watched:
-                    policy.record(GENERATION, seconds)
                 counter = self.counters.get(GENERATION) or self._counter(GENERATION)
                 counter.calls += 1
-                counter.observe(seconds)
+                counter.observe(perf_counter() - start)
                 return result
 
         def run(login: Login) -> T:
