@@ -13,7 +13,7 @@ from kmsd.domain.ciphertext_blob import Blob
 from kmsd.domain.encryption_context import EncryptionContext
 from kmsd.domain.key import Key
 from kmsd.domain.key_spec import SYMMETRIC_DEFAULT, EncryptionAlgorithm
-from kmsd.domain.material import Material, MaterialStatus
+from kmsd.domain.material import Material, MaterialStatus, key_material_id
 from kmsd.errors import IncorrectKeyException, InvalidCiphertextException
 from kmsd.ports import NotAuthentic, Tokens
 
@@ -27,7 +27,7 @@ class Opened(msgspec.Struct, frozen=True):
     @property
     def key_material_id(self) -> str | None:
         """`KeyMaterialId` of the API; None for an RSA key, which has one material only."""
-        return None if self.material.algorithm is None else self.material.key_material_id
+        return None if self.material.algorithm is None else key_material_id(self.material.material_id)
 
 
 async def encrypt(
@@ -73,7 +73,8 @@ async def decrypt(tokens: Tokens, key: Key, blob: Blob, context: EncryptionConte
         raise key_material.unavailable(key)
     aad = blobs.associated_data(blob.head, context)
     try:
-        plaintext = await tokens.of(material).decrypt(material.reference, blob.algorithm, blob.sealed, aad)
+        reference = material.wrapped or material.material_id
+        plaintext = await tokens.of(material).decrypt(reference, blob.algorithm, blob.sealed, aad)
     except NotAuthentic as exc:
         raise InvalidCiphertextException(detail="the token did not authenticate it") from exc
     return Opened(plaintext, material)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class Algorithm(IntEnum):
     """Encryption algorithm of a blob. Every blob contains the number: append only, never reuse (docs/ciphertext.md)."""
 
+    nonce_length: int
+    """Bytes of nonce that precede the ciphertext."""
+
     XAES_256_GCM = 1
     """C2SP XAES-256-GCM, 24-byte nonce; the token derives the message key."""
     AES_256_GCM = 2
@@ -26,12 +29,9 @@ class Algorithm(IntEnum):
     AES_256_GCM_IV16 = 3
     """The same with a 16-byte nonce; for tokens that make the nonce themselves, and only of this length."""
 
-    @property
-    def nonce_length(self) -> int:
-        """Bytes of nonce that precede the ciphertext."""
-        if self is Algorithm.XAES_256_GCM:
-            return 24
-        return 12 if self is Algorithm.AES_256_GCM else 16
+    def __init__(self, number: int) -> None:
+        """Find the length once: every decryption reads it."""
+        self.nonce_length = {1: 24, 2: 12, 3: 16}[number]
 
 
 TAG_LENGTH = 16

@@ -177,7 +177,8 @@ class Pkcs11Token:
 
     async def decrypt(self, key: KeyReference, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
         """Decrypt what `encrypt` returned. Raises `NotAuthentic`."""
-        self._require_opening(algorithm)
+        if algorithm not in self._capabilities.opens:
+            raise _mechanism_missing(algorithm, "decryption")
         well_formed(algorithm, sealed, aad)
 
         def call(login: Login, session: Session) -> bytes:
@@ -209,10 +210,6 @@ class Pkcs11Token:
     async def decapsulate(self, key: KeyReference, ciphertext: bytes) -> bytes:
         """Return the secret of an ML-KEM ciphertext."""
         return await self._keys.decapsulate(key, ciphertext)
-
-    def _require_opening(self, algorithm: Algorithm) -> None:
-        if algorithm not in self._capabilities.opens:
-            raise MechanismMissing(f"what decryption by {algorithm.name} needs")
 
     # --- the port: objects --------------------------------------------------------------------------
 
@@ -259,7 +256,8 @@ class Pkcs11Token:
         if into is not None:
             _check_id(into[0])
             # Material that is imported again may be needed to decrypt only.
-            self._require_opening(into[1])
+            if into[1] not in self._capabilities.opens:
+                raise _mechanism_missing(into[1], "decryption")
         store = None if into is None else self._imports.as_object(*into)
         return await self._imports.unwrap_key(wrapped, mac_message, expected, store)
 
@@ -395,5 +393,5 @@ def _typed(values: dict[int, bytes], kind: int) -> bool | bytes | int:
     return values[kind] if truth is None else truth
 
 
-def _mechanism_missing(algorithm: Algorithm) -> MechanismMissing:
-    return MechanismMissing(f"what encryption by {algorithm.name} needs")
+def _mechanism_missing(algorithm: Algorithm, act: str = "encryption") -> MechanismMissing:
+    return MechanismMissing(f"what {act} by {algorithm.name} needs")

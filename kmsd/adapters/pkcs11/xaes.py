@@ -25,7 +25,6 @@ from pkcs11 import Attribute, KeyType
 from kmsd.adapters.pkcs11.cryptoki_types import pack
 from kmsd.adapters.pkcs11.gcm_scratch import GIVEN_12, GIVEN_16
 from kmsd.adapters.pkcs11.held_objects import HeldObject, HeldObjects
-from kmsd.adapters.pkcs11.key_handles import id_of
 from kmsd.adapters.pkcs11.templates import session_key
 from kmsd.domain.material import TAG_LENGTH, Algorithm
 from kmsd.ports import NotAuthentic
@@ -253,7 +252,8 @@ class Sealing:
                 return self.open_by(session, entry.handle, algorithm, sealed, aad)
         raw, cut = self._raw, algorithm.nonce_length
         iv, text = sealed[PREFIX_LENGTH:cut], sealed[cut:]
-        prefix, derived, key_id = sealed[:PREFIX_LENGTH], self._derived, id_of(key)
+        prefix, derived = sealed[:PREFIX_LENGTH], self._derived
+        key_id = key if isinstance(key, bytes) else key.material_id
         known = derived.for_opening(key_id, prefix)
         message_key = known
         if message_key is None:
