@@ -14,9 +14,10 @@ from kmsd.wire.http.server import Listener, TransportLimits, inherited
 from kmsd.wire.http.tls import tls_context
 
 
-def listener_of(spec: WorkerSpec) -> Listener:
+def listener_of(spec: WorkerSpec, *, is_shared: bool = False) -> Listener:
     """Return the socket that the parent bound, with TLS if it has a certificate."""
-    return Listener(inherited(spec.listener), tls_context(*tls_files(spec.tls)) if spec.tls else None)
+    tls = tls_context(*tls_files(spec.tls)) if spec.tls else None
+    return Listener(inherited(spec.listener), tls, is_shared)
 
 
 def limits_of(config: Config) -> TransportLimits:

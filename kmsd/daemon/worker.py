@@ -171,7 +171,8 @@ async def _serve(config: Config, spec: WorkerSpec, components: Components) -> in
     credentials = CredentialStore(components.token, arns, signing_key)
     wall, rates, web = components.watch.wall, rates_of(config), web_identities_of(config)
     endpoint = Endpoint(pipeline, credentials, readiness, refusals, counting.meter, wall, rates, web)
-    server = await serve(endpoint.handle, [listener_of(spec)], limits_of(config), pipeline.cohorts)
+    listener = listener_of(spec, is_shared=config.workers > 1)
+    server = await serve(endpoint.handle, [listener], limits_of(config), pipeline.cohorts)
 
     def end() -> None:
         nonlocal rest

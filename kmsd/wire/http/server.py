@@ -45,6 +45,11 @@ __all__ = [
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+TURN = 4
+"""Connections that a process accepts on a shared listener before it leaves the next ones to others."""
+TURN_SECONDS = 0.001
+"""Pause after each turn: longer than an idle process takes to wake up and accept."""
+
 
 class Listener(msgspec.Struct):
     """A bound socket to accept on, with its TLS context."""
@@ -52,6 +57,8 @@ class Listener(msgspec.Struct):
     sock: socket.socket
     tls: ssl.SSLContext | None = None
     """May be replaced while the server runs: connections accepted afterwards use the new one."""
+    is_shared: bool = False
+    """True if other processes accept on the same socket."""
 
 
 async def serve(
@@ -108,6 +115,7 @@ class Server:
         """Accepted sockets that are about to become connections."""
         self._empty = asyncio.Event()
         self._listeners: Sequence[Listener] = ()
+        self._accepted = 0
         self._tasks: set[asyncio.Future[None]] = set()
 
     @property
@@ -211,11 +219,13 @@ class Server:
         return False
 
     def _accept(self, listener: Listener) -> None:
-        """Accept one connection, and leave the next to the other workers.
+        """Accept one connection. Leave a shared listener to the other workers after every `TURN` of them.
 
         Not through the loop's own server: it takes every connection that is waiting, so one worker would get all of a
         client's pool and the others none. It also counts no handshakes and keeps one context. Nor through the loop's
-        `sock_accept`: cancelled at the wrong instant, it drops the connection that it has just accepted.
+        `sock_accept`: cancelled at the wrong instant, it drops the connection that it has just accepted. The pause is
+        there because a worker that is awake is faster than those that must wake up
+        (docs/decisions/0067-turns-at-the-listener.md).
         """
         try:
             sock, _ = listener.sock.accept()
@@ -225,9 +235,11 @@ class Server:
         except OSError as error:
             # The process is out of descriptors, or the client disconnected: the listener itself is fine.
             self._loop.call_exception_handler({"message": "accepting a connection failed", "exception": error})
-            self._loop.remove_reader(listener.sock)
-            self._loop.call_later(0.1, self._accept_again, listener)
+            self._pause(listener, 0.1)
             return
+        self._accepted += 1
+        if listener.is_shared and self._accepted % TURN == 0:
+            self._pause(listener, TURN_SECONDS)
         sock.setblocking(False)
         if listener.tls is None:
             arriving = self._start(self._admit(sock))
@@ -240,6 +252,11 @@ class Server:
             )
         else:
             sock.close()
+
+    def _pause(self, listener: Listener, seconds: float) -> None:
+        """Accept nothing on the listener for some seconds."""
+        self._loop.remove_reader(listener.sock)
+        self._loop.call_later(seconds, self._accept_again, listener)
 
     def _accept_again(self, listener: Listener) -> None:
         if not self.draining:
