@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+import kmsd.services  # noqa: F401 (the declared operations: `check_operations` needs them)
 from kmsd.audit import KEY
 from kmsd.cli.commands.operator_audit import KMS
 from kmsd.cli.identities.change import CREATE, DELETE, UPDATE, Change

@@ -26,5 +26,8 @@ def declare(operation: Operation[Any, Any]) -> None:
 
 
 def grantable(key: Key) -> frozenset[str]:
-    """Return the operations that a grant on `key` may allow."""
-    return frozenset(_BY_KIND[key.spec, key.usage])
+    """Return the operations that a grant on `key` may allow. Raises RuntimeError if `kmsd.services` is not imported."""
+    found = _BY_KIND[key.spec, key.usage]
+    if not found:
+        raise RuntimeError("no operations are declared: import kmsd.services first")
+    return frozenset(found)
