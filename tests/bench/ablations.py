@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from tests.bench.variant import Edit, Variant
 
-
-def _uncached(file: str, *functions: str) -> list[Edit]:
-    """Functions of a file that are computed each time, instead of being cached."""
-    return [(file, f"@lru_cache(maxsize={size})\ndef {name}(", f"def {name}(") for name, size in map(_split, functions)]
+GROUP_COMMIT = "adapters/audit_trail/group_commit.py"
 
 
-def _split(text: str) -> tuple[str, str]:
-    name, _, size = text.partition(" ")
-    return name, size
+def _uncached(file: str, **sizes: object) -> list[Edit]:
+    """Functions of a file that are computed each time, instead of being cached; `sizes` as the file has them."""
+    return [(file, f"@lru_cache(maxsize={size})\ndef {name}(", f"def {name}(") for name, size in sizes.items()]
 
 
 _PAUSE = """        if cohorts.in_flight >= MIN_COHORT and not operation.writes:
@@ -30,7 +27,7 @@ WITHOUT: dict[str, Variant] = {
     "asynchronous sync": Variant(
         [
             (
-                "adapters/audit_trail/group_commit.py",
+                GROUP_COMMIT,
                 "        return AioContext()\n",
                 "        raise OSError(38, 'left out')\n",
             )
@@ -38,9 +35,7 @@ WITHOUT: dict[str, Variant] = {
     ),
     "the pause before the handler": Variant([("pipeline.py", _PAUSE + _HANDLING, _HANDLING)]),
     "the pause before the record": Variant([("pipeline.py", _PAUSE + _RECORDING, _RECORDING)]),
-    "gathering of records": Variant(
-        [("adapters/audit_trail/group_commit.py", "self._cohorts.in_flight <= 0\n", "True\n")]
-    ),
+    "gathering of records": Variant([(GROUP_COMMIT, "self._cohorts.in_flight <= 0\n", "True\n")]),
     "mapped index of SQLite's log": Variant(
         [("adapters/sqlite/store.py", "if header is None or header != self._reader.header:", "if True:")]
     ),
@@ -50,17 +45,17 @@ WITHOUT: dict[str, Variant] = {
     "encoded caller": Variant([("audit/record.py", "if known is not None and known[0] is caller:", "if False:")]),
     "encoded client and resources": Variant(
         [
-            *_uncached("audit/record.py", "_tls_details CACHED", "resources_of CACHED"),
-            *_uncached("audit/calls.py", "_shown_source CACHED"),
-            *_uncached("wire/endpoint.py", "_source 1024"),
+            *_uncached("audit/record.py", _tls_details="CACHED", resources_of="CACHED"),
+            *_uncached("audit/calls.py", _shown_source="CACHED"),
+            *_uncached("wire/endpoint.py", _source=1024),
         ]
     ),
     "request ids from a stock": Variant([("wire/http/messages.py", "_POOL_SIZE = 256", "_POOL_SIZE = 1")]),
     "nonces from a stock": Variant([("adapters/pkcs11/gcm_scratch.py", "IV_BATCH = 64", "IV_BATCH = 1")]),
     "plans of headers": Variant(
         [
-            *_uncached("wire/sigv4/header_plan.py", "header_layout 1024", "header_plan 1024"),
-            *_uncached("wire/sigv4/forms.py", "authorization 1024", "instant 64"),
+            *_uncached("wire/sigv4/header_plan.py", header_layout=1024, header_plan=1024),
+            *_uncached("wire/sigv4/forms.py", authorization=1024, instant=64),
         ]
     ),
     "rare collections": Variant([("daemon/worker.py", "    gc.set_threshold(GC_THRESHOLD)\n", "")]),
@@ -84,7 +79,7 @@ TAILS: dict[str, Variant] = {
     "no records": Variant(
         [
             (
-                "adapters/audit_trail/group_commit.py",
+                GROUP_COMMIT,
                 WITHIN_A_COMMIT,
                 "        done.set_result(self._writer.head)\n        return done\n" + WITHIN_A_COMMIT,
             )
@@ -94,7 +89,7 @@ TAILS: dict[str, Variant] = {
         [
             ("app.py", "ahead_bytes=AHEAD_BYTES if is_worker(writer) else 0", "ahead_bytes=0"),
             (
-                "adapters/audit_trail/group_commit.py",
+                GROUP_COMMIT,
                 BEFORE_THE_SYNC,
                 "            self._syncing = batch, staged\n            self._loop.call_soon(self._synced, None)\n"
                 "            return\n" + BEFORE_THE_SYNC,

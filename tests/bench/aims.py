@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.bench.figures import Aim, Detail, Figure, at_least, at_most
+from tests.bench.results import count_name
 
 
 def _pair(where: str, first: str, second: str, member: str, unit: str) -> Detail:
     return Detail(f"{where} > {first} > {member}", f"{where} > {second} > {member}", unit)
 
 
-def _throughput(connections: int, side: str, peer: str, aim: Aim) -> Figure:
+def _throughput(count: int, side: str, peer: str, aim: Aim) -> Figure:
     """The daemon's throughput of a peer's; `side` is `durable` or `flushed`."""
-    where = f"throughput > {_count(connections)}"
+    where = f"throughput > {count_name(count)}"
     name, key, what = {
         "ceiling": ("ceiling", "the ceiling", "ceiling"),
         "openbao": ("openbao", "OpenBao", "OpenBao"),
@@ -25,15 +26,11 @@ def _throughput(connections: int, side: str, peer: str, aim: Aim) -> Figure:
     }[peer]
     kept = "durable" if side == "durable" else "flushed and not synced"
     return Figure(
-        f"{_count(connections)}, {kept}, of {key}",
+        f"{count_name(count)}, {kept}, of {key}",
         f"{where} > {side} / {what}",
         aim,
         _pair(where, side, name, "per second", "a second"),
     )
-
-
-def _count(connections: int) -> str:
-    return f"{connections} connection{'s' * (connections > 1)}"
 
 
 _MANY, _ONE = "throughput > 64 connections", "throughput > 1 connection"

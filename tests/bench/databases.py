@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.bench import report, servers
+from tests.bench.results import count_name
 from tests.bench.rounds import Taken, interleave
 from tests.support.postgres import Cluster, new_cluster
 
@@ -87,7 +88,7 @@ def main() -> None:
         }
         encrypt = {name: (site, site.encrypt) for name, site in sites.items()}
         taken = {
-            f"{connections} connection{'s' * (connections > 1)}": interleave(
+            count_name(connections): interleave(
                 encrypt, connections=connections, rounds=options.rounds, seconds=options.seconds
             )
             for connections in (64, 1)

@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.bench.aims import BUDGET, COHORTS, CONNECTIONS, SERIES, TABLES
 from tests.bench.figures import Figure, amount
-from tests.bench.results import PUBLISHED, ROOT, Results, find, merge, published
+from tests.bench.results import PUBLISHED, ROOT, Results, count_name, find, merge, published
 
 PAGE = ROOT / "docs" / "performance.md"
 TEMPLATE = Path(__file__).with_name("performance_page.md")
@@ -36,9 +36,7 @@ def over_connections(results: Results, member: str, scale: float) -> Chart:
     """Lines of the charts over connections; none if fewer than two counts were measured."""
     lines: Chart = {}
     for side, label in SERIES.items():
-        places = {
-            count: f"throughput > {count} connection{'s' * (count > 1)} > {side} > {member}" for count in CONNECTIONS
-        }
+        places = {count: f"throughput > {count_name(count)} > {side} > {member}" for count in CONNECTIONS}
         found = {str(count): find(results, place) for count, place in places.items()}
         line = {count: round(value * scale, 3) for count, value in found.items() if value is not None}
         if len(line) > 1:

@@ -23,6 +23,11 @@ def published() -> Results:
     return found
 
 
+def count_name(count: int) -> str:
+    """Return the name of the figures of so many connections: `1 connection`, `64 connections`."""
+    return f"{count} connection{'s' * (count > 1)}"
+
+
 def find(results: Mapping[str, Any], path: str) -> float | None:
     """Return a figure by `ROW > MEMBER > MEMBER …`, below the row's `figures`; None if it was not measured."""
     row, *members = path.split(" > ")

@@ -39,12 +39,8 @@ class Site:
         return wrk.signed(self.endpoint, self.daemon.admin, operation, members)
 
     def cpu_seconds(self) -> float:
-        """User and system time of its processes so far."""
-        ticks = 0
-        for pid in self.pids:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        """User and system time of its processes so far, to the microsecond: clock_getcpuclockid(3) of each."""
+        return sum(time.clock_gettime(~pid << 3 | 2) for pid in self.pids)
 
     def memory(self) -> float:
         """Proportional set size of its processes, in MiB."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from tests.bench import audit_cost, layers, path_length, peers, report, servers, transport_overhead, turns, wrk
 from tests.bench.aims import CONNECTIONS
+from tests.bench.results import count_name
 from tests.bench.rounds import Taken, interleave
 from tests.bench.servers import PLAINTEXT, Site
 from tests.support.certificates import self_signed
@@ -109,7 +110,7 @@ def throughput(bench: Bench) -> Report:
     for connections in reversed(CONNECTIONS):
         is_aimed_at = connections in AIMED_AT
         taken = bench.run(connections, **loads, moto=moto) if is_aimed_at else bench.run_briefly(connections, **loads)
-        name = f"{connections} connection{'s' * (connections > 1)}"
+        name = count_name(connections)
         found[name] = shown(taken) | (beside_peers(taken) if is_aimed_at else {})
     return found
 

@@ -7,12 +7,11 @@ the optimisation earns. docs/decisions/0065-tried-on-the-path.md has the figures
 
 from __future__ import annotations
 
-from tests.bench.ablations import TAILS, WITHOUT
+from tests.bench.ablations import GROUP_COMMIT, TAILS, WITHOUT
 from tests.bench.variant import Edit, Variant
 
 CONNECTION = "wire/http/connection.py"
 WORKER = "daemon/worker.py"
-GROUP_COMMIT = "adapters/audit_trail/group_commit.py"
 FORMAT = "adapters/audit_trail/format.py"
 
 _SPIN = """

@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from pathlib import Path
 
 import kmsd as package
 from tests.bench import servers, wrk
+from tests.bench.rounds import Load, Taken, interleave
 from tests.bench.variant import Edit
 from tests.bench.variant_table import VARIANTS
 from tests.support.daemon import Daemon, provisioned
@@ -44,30 +44,20 @@ class Built:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass
-class Seen:
-    """Figures of one variant, a value for each round."""
+def figures(taken: Taken) -> dict[str, list[float]]:
+    """What was seen of one variant, a value for each round."""
+    return {
+        "per_second": [result.per_second for result in taken.results],
+        "cpu_us": taken.cpu,
+        "p50_us": [result.p50 for result in taken.results],
+        "p99_us": [result.p99 for result in taken.results],
+    }
 
-    per_second: list[float] = field(default_factory=list)
-    cpu_us: list[float] = field(default_factory=list)
-    p50_us: list[float] = field(default_factory=list)
-    p99_us: list[float] = field(default_factory=list)
-    errors: int = 0
 
-    def medians(self) -> dict[str, float]:
-        """Of the rounds."""
-        return {name: statistics.median(values) for name, values in self._lists()}
-
-    def ratios(self, base: Seen) -> dict[str, list[float]]:
-        """Least, median and greatest of the ratios to another variant in the same round."""
-        found = {}
-        for (name, ours), (_, theirs) in zip(self._lists(), base._lists(), strict=True):
-            each = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
-            found[name] = [round(value, 3) for value in (each[0], statistics.median(each), each[-1])]
-        return found
-
-    def _lists(self) -> list[tuple[str, list[float]]]:
-        return [(name, value) for name, value in vars(self).items() if isinstance(value, list)]
+def ratios(ours: list[float], theirs: list[float]) -> list[float]:
+    """Least, median and greatest of the ratios in the same round."""
+    each = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
+    return [each[0], statistics.median(each), each[-1]]
 
 
 def copied(folder: Path, edits: Sequence[Edit]) -> Path:
@@ -102,7 +92,6 @@ def builds(place: Path, options: argparse.Namespace) -> dict[str, Built]:
 def running(folder: Path, built: Built, workers: int) -> Iterator[servers.Site]:
     """A daemon of that code, with one key."""
     environment = {"PYTHONPATH": str(built.folder), **built.environment}
-    start = [built.python, "-m", package.__name__]
     with servers.changed(environment):
         subprocess.run([built.python, "-m", "compileall", "-q", built.folder / "kmsd"], check=True)
         where = "import kmsd, sys; sys.stdout.write(kmsd.__file__)"
@@ -111,7 +100,7 @@ def running(folder: Path, built: Built, workers: int) -> Iterator[servers.Site]:
     folder.mkdir()
     with provisioned(folder, workers=workers) as daemon:
         with servers.changed(environment), (folder / "serve.log").open("ab") as log:
-            command = [*start, "--config", str(daemon.config), "serve"]
+            command = [built.python, "-m", package.__name__, "--config", str(daemon.config), "serve"]
             daemon.process = subprocess.Popen(command, cwd=built.folder, stdout=log, stderr=log)
         servers.wait_for_log(daemon, 0)
         yield site_of(daemon)
@@ -125,38 +114,15 @@ def site_of(daemon: Daemon) -> servers.Site:
     return servers.Site(daemon.endpoint, encrypt, daemon.workers(), daemon, key_id)
 
 
-def cpu_seconds(site: servers.Site) -> float:
-    """User and system time of its workers, to the microsecond: clock_getcpuclockid(3) of each."""
-    return sum(time.clock_gettime(~pid << 3 | 2) for pid in site.pids)
-
-
-def measured(sites: dict[str, servers.Site], connections: int, rounds: int, seconds: float) -> dict[str, Seen]:
-    """Rounds of all in turn, after one second each to warm up."""
-    seen = {name: Seen() for name in sites}
-    for site in sites.values():
-        wrk.run(site.encrypt, connections=connections, seconds=1)
-    for _ in range(rounds):
-        for name, site in sites.items():
-            before = cpu_seconds(site)
-            result = wrk.run(site.encrypt, connections=connections, seconds=seconds)
-            spent, one = cpu_seconds(site) - before, seen[name]
-            one.per_second.append(result.per_second)
-            one.cpu_us.append(spent / (result.per_second * seconds) * 1e6)
-            one.p50_us.append(result.p50)
-            one.p99_us.append(result.p99)
-            one.errors += result.errors
-    return seen
-
-
-def table(connections: int, seen: dict[str, Seen]) -> str:
+def table(connections: int, taken: dict[str, Taken]) -> str:
     """Medians, and in brackets the ratio to the unchanged tree: least, median, greatest of the rounds."""
     lines = [f"\n{connections} connections: medians, and the median (least to greatest) of the rounds' ratios"]
-    for name, one in seen.items():
-        ratios = one.ratios(seen[UNCHANGED])
-        cells = [
-            f"{label} {value:7.1f} {ratios[label][1]:.3f} ({ratios[label][0]:.2f} to {ratios[label][2]:.2f})"
-            for label, value in one.medians().items()
-        ]
+    base = figures(taken[UNCHANGED])
+    for name, one in taken.items():
+        cells = []
+        for label, values in figures(one).items():
+            least, middle, most = ratios(values, base[label])
+            cells.append(f"{label} {statistics.median(values):7.1f} {middle:.3f} ({least:.2f} to {most:.2f})")
         lines.append(f"{name:28} {'  '.join(cells)}{f'  ERRORS {one.errors}' if one.errors else ''}")
     return "\n".join(lines) + "\n"
 
@@ -192,10 +158,15 @@ def main() -> None:
             for number, (label, built) in enumerate(builds(place, options).items())
         }
         for connections in options.connections:
-            seen = measured(sites, connections, options.rounds, options.seconds)
-            sys.stdout.write(table(connections, seen))
+            loads: dict[str, tuple[servers.Site | None, Load]] = {
+                label: (site, site.encrypt) for label, site in sites.items()
+            }
+            taken = interleave(loads, connections=connections, rounds=options.rounds, seconds=options.seconds)
+            sys.stdout.write(table(connections, taken))
             sys.stdout.flush()
-            report[f"{connections} connections"] = {label: vars(one) for label, one in seen.items()}
+            report[f"{connections} connections"] = {
+                label: {**figures(one), "errors": one.errors} for label, one in taken.items()
+            }
         sizes = {label: round(site.memory(), 1) for label, site in sites.items()}
         sys.stdout.write(f"\nPSS of the workers, MiB: {sizes}\n")
         report["PSS MiB"] = sizes

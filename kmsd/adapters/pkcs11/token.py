@@ -177,8 +177,7 @@ class Pkcs11Token:
 
     async def decrypt(self, key: KeyReference, algorithm: Algorithm, sealed: bytes, aad: bytes) -> bytes:
         """Decrypt what `encrypt` returned. Raises `NotAuthentic`."""
-        if algorithm not in self._capabilities.opens:
-            raise _mechanism_missing(algorithm, "decryption")
+        self._require_opening(algorithm)
         well_formed(algorithm, sealed, aad)
 
         def call(login: Login, session: Session) -> bytes:
@@ -210,6 +209,10 @@ class Pkcs11Token:
     async def decapsulate(self, key: KeyReference, ciphertext: bytes) -> bytes:
         """Return the secret of an ML-KEM ciphertext."""
         return await self._keys.decapsulate(key, ciphertext)
+
+    def _require_opening(self, algorithm: Algorithm) -> None:
+        if algorithm not in self._capabilities.opens:
+            raise MechanismMissing(f"what decryption by {algorithm.name} needs")
 
     # --- the port: objects --------------------------------------------------------------------------
 
@@ -256,8 +259,7 @@ class Pkcs11Token:
         if into is not None:
             _check_id(into[0])
             # Material that is imported again may be needed to decrypt only.
-            if into[1] not in self._capabilities.opens:
-                raise _mechanism_missing(into[1], "decryption")
+            self._require_opening(into[1])
         store = None if into is None else self._imports.as_object(*into)
         return await self._imports.unwrap_key(wrapped, mac_message, expected, store)
 
@@ -393,5 +395,5 @@ def _typed(values: dict[int, bytes], kind: int) -> bool | bytes | int:
     return values[kind] if truth is None else truth
 
 
-def _mechanism_missing(algorithm: Algorithm, act: str = "encryption") -> MechanismMissing:
-    return MechanismMissing(f"what {act} by {algorithm.name} needs")
+def _mechanism_missing(algorithm: Algorithm) -> MechanismMissing:
+    return MechanismMissing(f"what encryption by {algorithm.name} needs")

@@ -100,7 +100,8 @@ def check_operations(operations: Sequence[str], key: Key) -> None:
     """Check that a grant on `key` may allow these. Raises ValidationException."""
     if not operations:
         raise ValidationException("At least one operation must be specified in the grant.")
-    foreign = [operation for operation in operations if operation not in grantable(key)]
+    allowed = grantable(key)
+    foreign = [operation for operation in operations if operation not in allowed]
     if foreign:
         raise ValidationException(f"Operations {', '.join(foreign)} are not valid for {key.arn}.")
 
